@@ -1,0 +1,1 @@
+"""Videos, frames, annotations and clips: everything between an avi file and a batch."""

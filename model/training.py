@@ -1,0 +1,73 @@
+"""What is trained and by which rule: the frozen part, the optimiser with its state, the schedule."""
+import numpy as np
+from paddle.optimizer import Momentum
+from paddle.optimizer.lr import MultiStepDecay, ReduceOnPlateau
+
+from model.weights import learnable
+from opts import UserError
+
+
+def train_from(net, ft_begin_module):
+    """Freeze all parameters before a module; return the trained ones by name. "" trains everything.
+
+    The frozen part keeps no gradients and no activations, but its BatchNorms stay in train mode and
+    their statistics move, as in the reference (`get_fine_tuning_parameters`).
+    """
+    trained = {}
+    for name, parameter in learnable(net).items():
+        begun = trained or name.split(".")[0] == ft_begin_module or not ft_begin_module
+        parameter.stop_gradient = not begun
+        if begun:
+            trained[name] = parameter
+    if not trained:
+        raise UserError(f"the network has no module {ft_begin_module!r} with parameters")
+    return trained
+
+
+def build_scheduler(lr_scheduler, learning_rate, plateau_patience=10, milestones=(50, 100, 150)):
+    """Return the schedule of the rate; both kinds divide it by 10, as torch's do by default."""
+    if lr_scheduler == "plateau":
+        return ReduceOnPlateau(learning_rate, factor=0.1, patience=plateau_patience)
+    return MultiStepDecay(learning_rate, milestones=sorted(milestones), gamma=0.1)
+
+
+def build_optimizer(trained, scheduler, momentum=0.9, weight_decay=1e-3, nesterov=False):
+    """Return SGD over the trained parameters; the decay is on all of them, BatchNorm's too."""
+    return Momentum(
+        scheduler,
+        momentum,
+        parameters=list(trained.values()),
+        use_nesterov=nesterov,
+        weight_decay=weight_decay,
+    )
+
+
+def _velocity_key(parameter):
+    return f"{parameter.name}_velocity_0"
+
+
+def velocity_of(optimizer, trained):
+    """Return the momentum buffers by the parameters' structured names, as arrays.
+
+    Paddle keys them by names that count the layers made so far in the process, which are others in
+    the next process.
+    """
+    state = optimizer.state_dict()
+    return {name: state[_velocity_key(parameter)].numpy() for name, parameter in trained.items()}
+
+
+def load_velocity(optimizer, trained, velocity):
+    """Give an optimiser that has not stepped yet the buffers that `velocity_of` returned.
+
+    Raises UserError where they are not those of the trained parameters.
+    """
+    velocity = velocity or {}
+    different = sorted(set(trained) ^ set(velocity))
+    if different:
+        raise UserError(f"momentum of {len(different)} parameters missing or left over: {different[:3]}")
+    state = {}
+    for name, parameter in trained.items():
+        if list(velocity[name].shape) != list(parameter.shape):
+            raise UserError(f"momentum of {name} has shape {list(velocity[name].shape)}")
+        state[_velocity_key(parameter)] = np.asarray(velocity[name], np.float32)
+    optimizer.set_state_dict(state)

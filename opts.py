@@ -1,0 +1,465 @@
+"""The options of the five scripts, and how a script meets its user: errors, progress, files.
+
+Options bear the names of 3D-ResNets-PyTorch wherever it has the option. Relative paths are taken
+from `--root_path`. Nothing heavy is imported here, so that `--help` answers at once.
+"""
+import argparse
+import errno
+import os
+import sys
+import warnings
+import zlib  # noqa: F401  before Paddle 2.6, whose own copy of it crashes Python's if it comes first
+from pathlib import Path
+
+# Read before Paddle is imported, which sets this variable to 1 itself.
+_OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")
+os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ notes on its own working
+for _noise in ("No ccache found", "When training, we now always track global mean"):
+    warnings.filterwarnings("ignore", message=_noise)
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one line that says what, where and how. Takes one string."""
+
+
+def run(main, *args):
+    """Run a script; end it with one line on stderr where the user can mend the cause.
+
+    Exit codes: 0 done, 1 an error that is told in one line, 2 bad options, 130 Ctrl-C.
+    """
+    try:
+        main(*args)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def write_file(path, content):
+    """Write bytes or text to a file, whole or not at all; make its folder where it is missing.
+
+    Raises UserError with the file's name and size where the disk is full.
+    """
+    path = Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"{path}: {error.strerror}; {len(content):,} bytes are needed, nothing was replaced; "
+                "free some space and run the same command again"
+            ) from None
+        raise
+
+
+def progress_bar(**options):
+    """Return a `tqdm` bar on stderr: live on a terminal, a line every 30 seconds in a log file."""
+    from tqdm import tqdm
+
+    line = "{desc} {n_fmt}/{total_fmt} {unit}s, {elapsed}<{remaining}, {rate_fmt}{postfix}"
+    if sys.stderr.isatty():
+        return tqdm(dynamic_ncols=True, **options)
+    return tqdm(
+        **{"file": _Lines(), "mininterval": 30, "maxinterval": 30, "delay": 30, "bar_format": line, **options}
+    )
+
+
+class _Lines:
+    """A file for tqdm that ends its lines instead of overwriting them."""
+
+    def write(self, text):
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+
+    def flush(self):
+        sys.stderr.flush()
+
+
+def n_cpu_threads():
+    """Return how many threads to compute with on a CPU: OMP_NUM_THREADS, else all cores allowed."""
+    if _OMP_NUM_THREADS.isdigit() and int(_OMP_NUM_THREADS) > 0:
+        return int(_OMP_NUM_THREADS)
+    return len(os.sched_getaffinity(0))
+
+
+# Values --------------------------------------------------------------------------------------
+
+
+def _number(kind, low, high=None, above=False):
+    """Return an argparse type: a number of at least `low` (above it, if `above`), at most `high`."""
+    bounds = f"{'above' if above else 'at least'} {low}" + ("" if high is None else f", at most {high}")
+
+    def parse(text):
+        value = kind(text)
+        inside = (value > low if above else value >= low) and (high is None or value <= high)
+        if not inside:
+            raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"
+    return parse
+
+
+_count = _number(int, 1)
+_count_or_none = _number(int, 0)
+
+
+def _ft_begin_module(text):
+    known = ("", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known[1:])} or ''")
+    return text
+
+
+# Groups --------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that shows defaults, keeps the example as it is and joins paths to --root_path."""
+
+    def __init__(self, description, example):
+        super().__init__(
+            description=description,
+            epilog=f"example:\n{example}",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse(self, argv=None):
+        options = self.parse_args(argv)
+        for name, value in vars(options).items():
+            if isinstance(value, Path) and name != "root_path":
+                setattr(options, name, options.root_path / value)
+        return options
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        hidden = action.default in (None, False, True) or "%(default)" in action.help
+        return action.help if hidden else super()._get_help_string(action)
+
+
+def _root(parser):
+    parser.add_argument(
+        "--root_path", type=Path, default=Path("."), help="folder that relative paths start from"
+    )
+
+
+def _data(parser):
+    add = parser.add_argument_group("data").add_argument
+    add(
+        "--video_path",
+        type=Path,
+        default=Path("dataset/UCF-101-jpg"),
+        help="folder of frames, <Class>/<video>/image_00001.jpg",
+    )
+    add(
+        "--annotation_path",
+        type=Path,
+        default=Path("dataset/ucf101_01.json"),
+        help="annotation file of the split",
+    )
+    add(
+        "--result_path",
+        type=Path,
+        default=Path("results"),
+        help="folder for all that the script writes",
+    )
+    add(
+        "--n_threads",
+        type=_count_or_none,
+        default=4,
+        help="processes that read frames; 0 reads in the main one",
+    )
+
+
+def _model(parser):
+    add = parser.add_argument_group(
+        "network", "what the pretrained weights do not decide; for training from scratch"
+    ).add_argument
+    depths = (10, 18, 34, 50, 101, 152, 200)
+    add("--model_depth", type=int, choices=depths, help="default: the weights', from scratch 50")
+    add("--resnet_shortcut", choices=("A", "B"), help="default: the weights', from scratch B")
+    add(
+        "--resnet_widen_factor",
+        type=_number(float, 0, above=True),
+        help="factor on all channel counts; default: the weights', from scratch 1.0",
+    )
+    add("--conv1_t_size", type=_count, help="frames in conv1's kernel; default: the weights', or 7")
+    add("--conv1_t_stride", type=_count, help="stride of conv1 in time; default: the weights', or 1")
+    add("--no_max_pool", action="store_true", help="leave out the max pool after conv1")
+    add("--sample_size", type=_count, default=112, help="height and width of a clip in pixels")
+    add("--sample_duration", type=_count, default=16, help="frames in a clip")
+    add("--sample_t_stride", type=_count, default=1, help="take every n-th frame of a video")
+    add(
+        "--mean_dataset",
+        choices=("kinetics", "activitynet", "0.5"),
+        default="kinetics",
+        help="mean and std that pixels are normalised with; kept in the checkpoint for test.py",
+    )
+
+
+def _augmentation(parser):
+    add = parser.add_argument_group("augmentation").add_argument
+    add(
+        "--train_crop",
+        choices=("random", "corner", "center"),
+        default="random",
+        help="random: area and aspect ratio drawn; corner: 4 corners and centre, 5 scales",
+    )
+    add(
+        "--train_crop_min_scale",
+        type=_number(float, 0, 1, above=True),
+        default=0.25,
+        help="smallest part of the frame's area that a random crop takes",
+    )
+    add(
+        "--train_crop_min_ratio",
+        type=_number(float, 0, 1, above=True),
+        default=0.75,
+        help="smallest aspect ratio of a random crop; the largest is its inverse",
+    )
+    add("--train_t_crop", choices=("random", "center"), default="random", help="start of the clip")
+    add("--no_hflip", action="store_true", help="do not mirror half of the clips")
+    add(
+        "--label_smoothing",
+        type=_number(float, 0, 1),
+        default=0.0,
+        help="probability that the target spreads over all classes",
+    )
+    add(
+        "--mixup_alpha",
+        type=_number(float, 0),
+        default=0.0,
+        help="mix pairs of clips with a Beta(alpha, alpha) weight, 0 for off; "
+        "Paddle-3D-ResNets offers 0.2",
+    )
+
+
+def _optim(parser):
+    add = parser.add_argument_group("optimisation").add_argument
+    add(
+        "--learning_rate", type=_number(float, 0, above=True), default=0.003, help="initial rate of SGD"
+    )
+    add("--momentum", type=_number(float, 0, 1), default=0.9, help="momentum of SGD")
+    add("--weight_decay", type=_number(float, 0), default=1e-3, help="on every trained parameter")
+    add("--nesterov", action="store_true", help="Nesterov momentum")
+    add(
+        "--lr_scheduler",
+        choices=("plateau", "multistep"),
+        default="plateau",
+        help="divide the rate by 10 when the validation loss stalls, or at milestones",
+    )
+    add(
+        "--plateau_patience",
+        type=_count_or_none,
+        default=10,
+        help="epochs without a better validation loss before the rate falls",
+    )
+    add(
+        "--multistep_milestones",
+        type=_count,
+        nargs="+",
+        default=[50, 100, 150],
+        help="epochs after which the rate falls",
+    )
+    add("--batch_size", type=_count, default=128, help="clips in a step; an epoch's last may be short")
+    add("--n_epochs", type=_count, default=200, help="epochs in all, those before a resume included")
+    add(
+        "--amp",
+        choices=("off", "O1"),
+        default="off",
+        help="O1: convolutions in float16, on a GPU only",
+    )
+
+
+# Parsers -------------------------------------------------------------------------------------
+
+
+def generate_options(argv=None):
+    """Parse the command line of `generate_video_jpgs.py`."""
+    parser = _Parser(
+        "Decode every video to jpg frames and write the annotation files of the three splits. A "
+        "second run does what is missing.",
+        "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101",
+    )
+    add = parser.add_argument
+    add(
+        "dir_path",
+        type=Path,
+        nargs="?",
+        default=Path("dataset/UCF-101"),
+        help="folder of videos, <Class>/<video>.avi",
+    )
+    add(
+        "dst_path",
+        type=Path,
+        nargs="?",
+        default=Path("dataset/UCF-101-jpg"),
+        help="folder to make, <Class>/<video>/image_00001.jpg",
+    )
+    add("dataset", nargs="?", choices=("ucf101",), default="ucf101", help="layout of dir_path")
+    add("--n_jobs", type=_count, default=len(os.sched_getaffinity(0)), help="processes that decode")
+    add("--size", type=_count, default=240, help="short side of a frame in pixels")
+    add("--quality", type=_number(int, 1, 100), default=80, help="jpg quality")
+    add("--fps", type=_number(float, 0, above=True), help="frames a second; default: the video's own")
+    add(
+        "--annotation_dir_path",
+        type=Path,
+        help="folder of UCF-101's official trainlist01.txt, testlist01.txt, ...; "
+        "default: the splits follow from the group numbers",
+    )
+    _root(parser)
+    return parser.parse(argv)
+
+
+def convert_options(argv=None):
+    """Parse the command line of `convert_to_paddle.py`."""
+    parser = _Parser(
+        "Convert a checkpoint of 3D-ResNets-PyTorch to Paddle and compare the two networks.",
+        "  python convert_to_paddle.py weights/r3d50_KM_200ep.pth",
+    )
+    add = parser.add_argument
+    add(
+        "torch_path",
+        type=Path,
+        nargs="?",
+        default=Path("weights/r3d50_KM_200ep.pth"),
+        help="checkpoint to read",
+    )
+    add(
+        "paddle_path",
+        type=Path,
+        nargs="?",
+        help="weights to write; default: torch_path with .pdparams for .pth",
+    )
+    add("--no_verify", action="store_true", help="do not run a clip through both networks")
+    _root(parser)
+    return parser.parse(argv)
+
+
+def train_options(argv=None):
+    """Parse the command line of `train.py`."""
+    parser = _Parser(
+        "Fine-tune a ResNet3D on the training subset; the defaults are the published recipe.",
+        "  python train.py\n"
+        "  python train.py --resume_path results/save_20.pdparams\n"
+        "  python train.py --pretrain_path none --model_depth 18 --learning_rate 0.1",
+    )
+    _root(parser)
+    _data(parser)
+    add = parser.add_argument_group("run").add_argument
+    add(
+        "--pretrain_path",
+        type=lambda text: None if text == "none" else Path(text),
+        default=Path("weights/r3d50_KM_200ep.pdparams"),
+        help="converted weights to start from, or none",
+    )
+    add(
+        "--ft_begin_module",
+        type=_ft_begin_module,
+        help="first module to train: conv1, bn1, layer1 ... layer4, fc, or '' for everything; "
+        "default: layer4, from scratch everything",
+    )
+    add("--resume_path", type=Path, help="checkpoint of a run to go on with, results/save_<epoch>.pdparams")
+    add("--checkpoint", type=_count, default=10, help="epochs between two checkpoints")
+    add(
+        "--n_val_samples",
+        type=_count,
+        default=3,
+        help="evenly spaced clips a video in validation; 1 is the centre clip",
+    )
+    add("--manual_seed", type=_count_or_none, default=1, help="seed of weights, clips and order")
+    _model(parser)
+    _augmentation(parser)
+    _optim(parser)
+    return parser.parse(argv)
+
+
+def test_options(argv=None):
+    """Parse the command line of `test.py`."""
+    parser = _Parser(
+        "Score every video of a subset: softmax of each clip, averaged over the video.",
+        "  python test.py\n  python test.py --resume_path results/save_20.pdparams",
+    )
+    _root(parser)
+    _data(parser)
+    add = parser.add_argument_group("inference").add_argument
+    add(
+        "--resume_path",
+        type=Path,
+        default=Path("results/best.pdparams"),
+        help="checkpoint, or converted weights; it decides network, clip size and normalisation",
+    )
+    add("--inference_batch_size", type=_count, default=32, help="clips in a batch, of several videos")
+    add("--inference_stride", type=_count, default=16, help="frames between the starts of two clips")
+    add(
+        "--inference_crop",
+        choices=("center", "nocrop"),
+        default="center",
+        help="center: the central square; nocrop: the whole frame, its short side at the clip size",
+    )
+    add(
+        "--inference_no_average",
+        action="store_true",
+        help="write the scores of each clip, not of each video",
+    )
+    add(
+        "--inference_subset",
+        choices=("train", "val", "test"),
+        default="val",
+        help="subset to score; names the file written, <result_path>/val.json",
+    )
+    add("--output_topk", type=_count, default=5, help="labels written for each video")
+    return parser.parse(argv)
+
+
+def eval_options(argv=None):
+    """Parse the command line of `eval_accuracy.py`."""
+    parser = _Parser(
+        "Compute the top-k accuracy of a results file. Needs no Paddle.",
+        "  python eval_accuracy.py dataset/ucf101_01.json results/val.json -k 1 --subset validation",
+    )
+    add = parser.add_argument
+    add(
+        "ground_truth_path",
+        type=Path,
+        nargs="?",
+        default=Path("dataset/ucf101_01.json"),
+        help="annotation file",
+    )
+    add(
+        "result_path",
+        type=Path,
+        nargs="?",
+        default=Path("results/val.json"),
+        help="results file of test.py",
+    )
+    add("-k", type=_count, default=1, help="labels of a video that may hold the right one")
+    add(
+        "--subset",
+        choices=("training", "validation", "testing"),
+        default="validation",
+        help="subset of the annotation",
+    )
+    add(
+        "--ignore",
+        action="store_true",
+        help="leave videos without a result out of the count, instead of counting them as wrong",
+    )
+    add("--save", action="store_true", help="also write the accuracy to top<k>.txt beside the results")
+    _root(parser)
+    return parser.parse(argv)

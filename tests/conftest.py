@@ -1,0 +1,96 @@
+"""Fixtures: the golden numbers, the real clips where they are, and small data made on the spot."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(GOLDEN)]
+
+from datasets.frames import frame_name
+from model.engine import prepare_device
+
+prepare_device()  # all cores: Paddle alone computes on one
+
+
+def golden(name):
+    """Return a golden JSON file's content."""
+    return json.loads((GOLDEN / name).read_text())
+
+
+def _outside(variable, what):
+    """Return the folder that an environment variable names, or skip the test and say so."""
+    path = Path(os.environ.get(variable, ""))
+    if not os.environ.get(variable) or not path.is_dir():
+        pytest.skip(f"{what} are not here; set {variable} to their folder")
+    return path
+
+
+@pytest.fixture
+def clips_path():
+    """Folder of real videos: ucf101/, hmdb51/, weizmann4/, odd/."""
+    return _outside("CLIPS_PATH", "the real clips")
+
+
+@pytest.fixture
+def reference_path():
+    """Folder of the reference's files that are too large or not free to copy: frames/, ucf101_01.json."""
+    return _outside("REFERENCE_PATH", "the reference's frames")
+
+
+@pytest.fixture
+def run_script():
+    """Return a function that runs a script of the root and gives `(exit code, stdout, stderr)`."""
+
+    def run(script, *arguments, cwd=ROOT, timeout=300, env=None):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / script), *map(str, arguments)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def make_frames(folder, n_frames, seed=0, height=60, width=80):
+    """Write frames of noise that changes from frame to frame."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(1, n_frames + 1):
+        coarse = rng.integers(0, 256, (height // 10, width // 10, 3), np.uint8)
+        frame = np.ascontiguousarray(coarse.repeat(10, 0).repeat(10, 1))
+        (folder / frame_name(number)).write_bytes(simplejpeg.encode_jpeg(frame, quality=80))
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """Frames and annotation of 6 training and 4 validation videos of 2 classes; returns their root."""
+    database = {}
+    for i in range(10):
+        class_name, n_frames = ("Jump", "run")[i % 2], 18 + i
+        name = f"v_{class_name}_g{i:02d}_c01"
+        make_frames(tmp_path / "dataset/UCF-101-jpg" / class_name / name, n_frames, seed=i)
+        database[name] = {
+            "subset": "training" if i < 6 else "validation",
+            "annotations": {"label": class_name, "segment": [1, n_frames + 1]},
+        }
+    content = {"labels": ["Jump", "run"], "database": database}
+    (tmp_path / "dataset/ucf101_01.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+# A network that trains in well under a second a step on two cores.
+SMALL_TRAINING = (
+    "--pretrain_path none --model_depth 10 --resnet_widen_factor 0.125 --conv1_t_size 3 "
+    "--sample_size 32 --sample_duration 8 --batch_size 4 --n_threads 0 --learning_rate 0.01"
+).split()

@@ -1,0 +1,205 @@
+"""Clips and their loader: reproducible, complete, and loud where a frame is broken."""
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT, make_frames
+
+from datasets.annotation import Video, read_annotation
+from datasets.clips import MEANS, TrainingClips, WindowClips, ClipLoader, normalise
+from datasets.frames import frame_name, read_frame
+from datasets.spatial import resize_and_center_crop
+from opts import UserError
+
+FRAMES = "dataset/UCF-101-jpg"
+
+
+def videos_of(root):
+    """Return all ten videos of `small_set`; the i-th has 18 + i frames of 80 x 60 pixels."""
+    annotation = read_annotation(root / "dataset/ucf101_01.json")
+    return annotation.videos["training"] + annotation.videos["validation"]
+
+
+def training_clips(root, videos=None, manual_seed=1, t_stride=1, **options):
+    videos = videos or videos_of(root)
+    return TrainingClips(root / FRAMES, videos, 32, 8, t_stride, manual_seed=manual_seed, **options)
+
+
+def window_clips(root, windows, videos=None, t_stride=1, **options):
+    return WindowClips(root / FRAMES, videos or videos_of(root), 32, 8, t_stride, windows=windows, **options)
+
+
+def read_all(dataset, batches, n_threads, **options):
+    loader = ClipLoader(dataset, batches, n_threads, **options)
+    return [(clips.numpy(), indices.numpy()) for clips, indices in loader]
+
+
+def assert_same_batches(ours, expected):
+    assert len(ours) == len(expected)
+    for (clips, indices), (expected_clips, expected_indices) in zip(ours, expected):
+        np.testing.assert_array_equal(indices, expected_indices)
+        np.testing.assert_array_equal(clips, expected_clips)
+
+
+def test_a_training_clip_is_the_same_from_any_number_of_workers(small_set):
+    dataset = training_clips(small_set)
+    batches = dataset.batches(3, 4)
+    assert_same_batches(read_all(dataset, batches, 2), read_all(dataset, batches, 0))
+
+
+def test_a_training_clip_follows_from_seed_epoch_and_video_alone(small_set):
+    videos = videos_of(small_set)
+    dataset, reversed_set = training_clips(small_set), training_clips(small_set, videos[::-1])
+    for index in range(10):
+        clip, given = dataset[1, index]
+        assert given == index
+        np.testing.assert_array_equal(clip, reversed_set[1, 9 - index][0])
+        assert (clip != dataset[2, index][0]).any()
+        assert (clip != training_clips(small_set, manual_seed=2)[1, index][0]).any()
+
+
+def test_training_batches_hold_every_video_once_and_the_last_is_short(small_set):
+    dataset = training_clips(small_set)
+    orders = []
+    for seed, epoch in ((1, 1), (1, 2), (2, 1)):
+        batches = training_clips(small_set, manual_seed=seed).batches(epoch, 4)
+        assert [len(batch) for batch in batches] == [4, 4, 2]
+        assert {key[0] for batch in batches for key in batch} == {epoch}
+        orders.append([index for batch in batches for _, index in batch])
+        assert sorted(orders[-1]) == list(range(10))
+    assert orders[0] != orders[1] and orders[0] != orders[2]
+    loaded = read_all(dataset, dataset.batches(1, 4), 0)
+    assert np.concatenate([indices for _, indices in loaded]).tolist() == orders[0]
+
+
+def test_half_of_the_training_clips_are_mirrored(small_set):
+    dataset = training_clips(small_set, train_crop="center", train_t_crop="center")
+    plain, _ = window_clips(small_set, ("even", 1))[0]
+    mirrored = 0
+    for epoch in range(1, 101):
+        clip, _ = dataset[epoch, 0]
+        mirrored += (clip == plain[:, :, ::-1]).all()
+        assert (clip == plain).all() or (clip == plain[:, :, ::-1]).all()
+    assert 30 <= mirrored <= 70  # four standard deviations of 100 fair draws
+
+
+def test_without_augmentation_a_training_clip_is_the_centre_clip(small_set):
+    dataset = training_clips(small_set, train_crop="center", train_t_crop="center", hflip=False)
+    for index, (plain, _) in enumerate(window_clips(small_set, ("even", 1))):
+        np.testing.assert_array_equal(dataset[5, index][0], plain)
+
+
+def test_a_clip_is_of_the_frames_of_its_window(small_set):
+    video = videos_of(small_set)[0]._replace(begin=3, end=18)  # frames 3, 5, ... 17
+    clip, _ = window_clips(small_set, ("sliding", 8), [video], t_stride=2)[0]
+    folder = small_set / FRAMES / video.class_name / video.name
+    frames = [read_frame(folder / frame_name(number)) for number in range(3, 18, 2)]
+    np.testing.assert_array_equal(clip, resize_and_center_crop(frames, 32))
+
+
+@pytest.mark.parametrize("train_crop", ["random", "corner", "center"])
+def test_every_training_crop_gives_a_clip_of_the_asked_size(small_set, train_crop):
+    clip, _ = training_clips(small_set, train_crop=train_crop)[1, 0]
+    assert clip.shape == (8, 32, 32, 3) and clip.dtype == np.uint8
+
+
+def test_even_and_sliding_windows_are_counted(small_set):
+    n_frames = [18 + i for i in range(10)]
+    n_sliding = [-(-n // 5) for n in n_frames]  # a start every 5 frames ...
+    n_looped = [sum(start + 8 > n for start in range(0, n, 5)) for n in n_frames]
+    n_sliding = [n - max(0, looped - 1) for n, looped in zip(n_sliding, n_looped)]  # ... to the first looped
+    for windows, n_expected in ((("even", 3), [3] * 10), (("sliding", 5), n_sliding)):
+        dataset = window_clips(small_set, windows)
+        indices = [index for index, _ in dataset.windows]
+        assert [indices.count(video) for video in range(10)] == n_expected
+        assert indices == sorted(indices) and len(dataset) == sum(n_expected)
+        batches = dataset.batches(7)
+        assert [position for batch in batches for position in batch] == list(range(len(dataset)))
+        assert {len(batch) for batch in batches[:-1]} == {7}
+
+
+def test_uncropped_batches_hold_one_video_each(small_set):
+    for name, width in (("narrow", 40), ("wide", 120)):
+        make_frames(small_set / FRAMES / "run" / name, 20, width=width)
+    videos = [Video("narrow", "run", 1, 1, 21), Video("wide", "run", 1, 1, 21)]
+    dataset = window_clips(small_set, ("sliding", 8), videos, crop="nocrop")
+    batches = dataset.batches(2)
+    assert batches == [[0, 1], [2], [3, 4], [5]]
+    loaded = read_all(dataset, batches, 0)
+    assert [clips.shape[2:4] for clips, _ in loaded] == [(48, 32), (48, 32), (32, 64), (32, 64)]
+    assert [indices.tolist() for _, indices in loaded] == [[0, 0], [0], [1, 1], [1]]
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_batches_are_handed_over_as_bytes(small_set, n_threads):
+    dataset = window_clips(small_set, ("even", 1))
+    clips, indices = next(iter(ClipLoader(dataset, dataset.batches(4), n_threads)))
+    assert clips.dtype == paddle.uint8 and clips.shape == [4, 8, 32, 32, 3]
+    assert indices.dtype == paddle.int64 and indices.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("mean_dataset", MEANS)
+def test_normalised_clips_equal_the_formula(mean_dataset):
+    clips = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
+    mean, std = np.array(MEANS[mean_dataset], np.float64)
+    expected = ((clips / 255 - mean) / std).transpose(0, 4, 1, 2, 3)
+    ours = normalise(paddle.to_tensor(clips), mean_dataset)
+    assert ours.dtype == paddle.float32
+    # Values reach 2.3, where float32 steps by 2.4e-7: three roundings stay below 1e-6.
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=1e-6)
+
+
+READ_ALL = """
+from pathlib import Path
+from datasets.annotation import read_annotation
+from datasets.clips import WindowClips, ClipLoader
+from opts import UserError
+videos = read_annotation("{root}/dataset/ucf101_01.json").videos["training"]
+dataset = WindowClips(Path("{root}/{frames}"), videos, 32, 8, 1, windows=("sliding", 8))
+try:
+    for batch in ClipLoader(dataset, dataset.batches(4), {n_threads}):
+        pass
+except UserError as error:
+    print("UserError:", error)
+"""
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_a_broken_frame_ends_the_loader_with_its_name(small_set, n_threads):
+    video = videos_of(small_set)[4]
+    path = small_set / FRAMES / video.class_name / video.name / frame_name(9)
+    path.write_bytes(path.read_bytes()[:300])
+    code = READ_ALL.format(root=small_set, frames=FRAMES, n_threads=n_threads)
+    # A process of its own: a loader that hangs is ended by the timeout.
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"UserError: {path}: does not decode" in done.stdout.replace("\n", " "), done.stdout
+
+
+def test_frames_of_two_sizes_in_a_window_are_refused(small_set):
+    folder = small_set / FRAMES / "run/v"
+    make_frames(folder, 8)
+    make_frames(folder.with_name("other"), 8, width=100)
+    shutil.copy(folder.with_name("other") / frame_name(5), folder)
+    dataset = window_clips(small_set, ("even", 1), [Video("v", "run", 1, 1, 9)])
+    with pytest.raises(UserError, match="run/v: frames 1 to 8 are not all of one size"):
+        dataset[0]
+
+
+def test_a_small_shared_memory_is_told_and_changes_no_batch(small_set, monkeypatch):
+    dataset = training_clips(small_set)
+    batches = dataset.batches(1, 4)
+    notices = []
+    expected = read_all(dataset, batches, 2, notice=notices.append)
+    assert notices == []
+    monkeypatch.setattr("datasets.clips.shutil.disk_usage", lambda path: SimpleNamespace(free=64_000))
+    assert_same_batches(read_all(dataset, batches, 2, notice=notices.append), expected)
+    assert len(notices) == 1 and notices[0].startswith("/dev/shm: 0 MB free, the loader wants")
+    read_all(dataset, batches, 0, notice=notices.append)
+    assert len(notices) == 1  # without workers nothing goes through shared memory

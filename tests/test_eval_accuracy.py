@@ -1,0 +1,167 @@
+"""Stage 5 as a user runs it, on a Python that cannot import Paddle."""
+import json
+import random
+
+import pytest
+
+LABELS = [f"class{i}" for i in range(6)]
+
+
+@pytest.fixture
+def scored(tmp_path, run_script):
+    """Return a function that writes both files and runs the script, and the files' content."""
+    rng = random.Random(0)
+    truth = {f"v_{i}": rng.choice(LABELS) for i in range(40)}
+    annotations = {name: {"label": label, "segment": [1, 30]} for name, label in truth.items()}
+    database = {name: {"subset": "validation", "annotations": a} for name, a in annotations.items()}
+    database["v_train"] = {"subset": "training", "annotations": annotations["v_0"]}
+    results = {
+        name: [
+            {"label": label, "score": 0.5 - 0.1 * rank}
+            for rank, label in enumerate(rng.sample(LABELS, 5))
+        ]
+        for name in truth
+    }
+    (tmp_path / "no_paddle").mkdir()
+    (tmp_path / "no_paddle/paddle.py").write_text("raise ImportError('Paddle is not to be imported')\n")
+
+    class Scored:
+        labels, path = LABELS, tmp_path
+
+        def run(self, *arguments):
+            annotation = {"labels": self.labels, "database": self.database}
+            (tmp_path / "truth.json").write_text(json.dumps(annotation))
+            (tmp_path / "val.json").write_text(json.dumps({"results": self.results}))
+            return self.run_on("truth.json", "val.json", *arguments)
+
+        def run_on(self, *arguments):
+            env = {"PYTHONPATH": str(tmp_path / "no_paddle")}
+            return run_script("eval_accuracy.py", "--root_path", tmp_path, *arguments, env=env)
+
+        def accuracy(self, *arguments):
+            code, out, err = self.run(*arguments)
+            assert (code, err) == (0, "")
+            return float(out.split()[-1])
+
+    scored = Scored()
+    scored.truth, scored.database, scored.results = truth, database, results
+    return scored
+
+
+def n_correct(truth, results, k):
+    """Count again, another way: by the rank of the right label."""
+    count = 0
+    for name, result in results.items():
+        ranks = {item["label"]: rank for rank, item in enumerate(result)}
+        count += ranks.get(truth[name], k) < k
+    return count
+
+
+def test_it_prints_six_lines(scored):
+    expected = n_correct(scored.truth, scored.results, 1) / 40
+    assert 0 < expected < 1
+    assert scored.run() == (
+        0,
+        "load ground truth\nnumber of ground truth: 40\nload result\nnumber of result: 40\n"
+        f"calculate top-1 accuracy\ntop-1 accuracy: {expected}\n",
+        "",
+    )
+    assert not (scored.path / "top1.txt").exists()
+
+
+def test_paddle_cannot_be_imported_in_these_tests(scored, run_script):
+    (scored.path / "import_paddle.py").write_text("import paddle\n")
+    env = {"PYTHONPATH": str(scored.path / "no_paddle")}
+    code, _, err = run_script(scored.path / "import_paddle.py", env=env)
+    assert code == 1 and "not to be imported" in err
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_the_accuracy_equals_an_independent_count(scored, k):
+    assert scored.accuracy("-k", k) == n_correct(scored.truth, scored.results, k) / 40
+
+
+def test_top_k_of_more_labels_than_there_are_is_whole(scored):
+    for result in scored.results.values():
+        missing = set(LABELS) - {item["label"] for item in result}
+        result.append({"label": missing.pop(), "score": 0.0})
+    assert scored.accuracy("-k", 100) == 1.0
+
+
+def test_a_video_without_a_result_is_wrong_unless_ignored(scored):
+    right = next(n for n, result in scored.results.items() if result[0]["label"] == scored.truth[n])
+    del scored.results[right]
+    left = n_correct(scored.truth, scored.results, 1)
+    assert scored.accuracy() == left / 40
+    assert scored.accuracy("--ignore") == left / 39
+
+
+def test_another_subset_is_counted_on_its_own(scored):
+    scored.results = {"v_train": [{"label": scored.truth["v_0"], "score": 1}]}
+    assert scored.accuracy("--subset", "training") == 1.0
+
+
+def test_the_accuracy_is_saved_beside_the_results(scored):
+    accuracy = scored.accuracy("--save")
+    assert float((scored.path / "top1.txt").read_text()) == accuracy
+    accuracy = scored.accuracy("--save", "-k", "5")
+    assert float((scored.path / "top5.txt").read_text()) == accuracy
+
+
+def set_result(value):
+    return lambda scored: scored.results.update(v_3=value)
+
+
+PAIRS = [{"label": LABELS[i], "score": 0.5 - 0.1 * i} for i in range(5)]
+MISTAKES = {
+    "unknown label": (set_result([{"label": "Juggling", "score": 1}]), [], "v_3: label 'Juggling'"),
+    "unknown video": (lambda s: s.results.update(v_stranger=PAIRS), [], "1 of 41 videos are not of"),
+    "video of another subset": (lambda s: s.results.update(v_train=PAIRS), [], "v_train"),
+    "empty subset": (lambda s: None, ["--subset", "testing"], "no video of the subset testing"),
+    "no results": (lambda s: s.results.clear(), [], "no results in it"),
+    "scores of clips": (
+        set_result([{"segment": [1, 17], "result": PAIRS}]), [], "without --inference_no_average",
+    ),
+    "too few labels for k": (set_result(PAIRS[:2]), ["-k", 5], "v_3 has 2 labels, top-5 needs 5"),
+    "more than was written": (lambda s: None, ["-k", 6], "run test.py with --output_topk 6"),
+    "unsorted": (set_result(PAIRS[::-1]), [], "not in order"),
+    "malformed result": (set_result({"label": "class0"}), [], "val.json: video 'v_3'"),
+    "malformed annotation": (lambda s: s.database.update(v_3=None), [], "truth.json: video 'v_3'"),
+    "unsafe class": (lambda s: setattr(s, "labels", [*LABELS, "../up"]), [], "truth.json: label"),
+}  # fmt: skip
+
+
+def assert_one_line_error(done, told):
+    code, _, err = done
+    assert code == 1
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert told in err
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_with_one_line(scored, mistake):
+    make, arguments, told = MISTAKES[mistake]
+    make(scored)
+    assert_one_line_error(scored.run(*arguments), told)
+    assert not (scored.path / "top1.txt").exists()
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", '{"results": {', "[]", "\0"])
+def test_a_file_that_is_no_json_ends_with_one_line(scored, text):
+    assert scored.run()[0] == 0
+    (scored.path / "bad.json").write_text(text)
+    assert_one_line_error(scored.run_on("truth.json", "bad.json"), "bad.json")
+    assert_one_line_error(scored.run_on("bad.json", "val.json"), "bad.json")
+
+
+def test_a_missing_file_ends_with_one_line(scored):
+    assert_one_line_error(scored.run_on("gone.json", "val.json"), "gone.json")
+    assert scored.run()[0] == 0
+    assert_one_line_error(scored.run_on("truth.json", "gone.json"), "gone.json: no such results file")
+    assert_one_line_error(scored.run_on("truth.json", "no_paddle"), "no_paddle: Is a directory")
+
+
+@pytest.mark.parametrize("arguments", [["-k", "0"], ["--subset", "val"], ["--unknown"]])
+def test_a_bad_option_exits_with_2(scored, arguments):
+    code, out, err = scored.run(*arguments)
+    assert code == 2 and out == "" and "Traceback" not in err

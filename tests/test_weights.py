@@ -1,0 +1,89 @@
+"""Names, shapes and the strict copying of weights."""
+import numpy as np
+import pytest
+from conftest import golden
+
+from model.resnet3d import BLOCKS, ResNet3D
+from model.weights import architecture_of, from_torch, load_weights, weights_of
+from opts import UserError
+
+
+def zeros(shapes):
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def small_network(**options):
+    return ResNet3D(**{"model_depth": 10, "n_classes": 3, "resnet_widen_factor": 0.125, **options})
+
+
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_the_architecture_is_read_off_the_tensors(depth):
+    shapes = golden("state_dict_shapes.json")[f"resnet{depth}"]
+    model = architecture_of(from_torch(zeros(shapes)))
+    assert model == {
+        "model_depth": depth,
+        "n_classes": shapes["fc.bias"][0],
+        "resnet_shortcut": "B",
+        "resnet_widen_factor": 1.0,
+        "conv1_t_size": 7,
+        "conv1_t_stride": 1,
+        "no_max_pool": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"resnet_shortcut": "A"},
+        {"conv1_t_size": 3},
+        {"resnet_widen_factor": 0.3},  # no multiple of a channel
+        {"resnet_widen_factor": 0.25, "model_depth": 50, "n_classes": 101},
+    ],
+)
+def test_a_network_built_from_its_weights_takes_them(options):
+    weights = weights_of(small_network(**options))
+    net = ResNet3D(**architecture_of(weights))
+    load_weights(net, weights)
+    for name, array in weights_of(net).items():
+        np.testing.assert_array_equal(array, weights[name])
+
+
+def test_weights_of_another_network_name_what_is_wrong():
+    shapes = golden("state_dict_shapes.json")["resnet2p1d18"]
+    with pytest.raises(UserError, match="not the weights of a ResNet3D"):
+        architecture_of(from_torch(zeros(shapes)))
+    with pytest.raises(UserError, match="not the weights of a ResNet3D"):
+        architecture_of({})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda w: w.pop("layer2.0.bn1._mean"), "layer2.0.bn1._mean is missing"),
+        (lambda w: w.update(extra=np.zeros(1)), "extra is not the network's"),
+        (lambda w: w.update({"bn1.weight": np.zeros(9)}), r"bn1.weight is \[9\], not \[8\]"),
+        (lambda w: w["fc.bias"].fill(np.nan), "fc.bias is not finite"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_refused_by_name(change, message):
+    net = small_network()
+    weights = weights_of(net)
+    before = weights_of(net)
+    change(weights)
+    with pytest.raises(UserError, match=message):
+        load_weights(net, weights)
+    for name, array in weights_of(net).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_the_head_alone_can_be_left_out():
+    net, other = small_network(n_classes=3), small_network(n_classes=7)
+    head = weights_of(net)["fc.weight"]
+    load_weights(net, weights_of(other), except_fc=True)
+    np.testing.assert_array_equal(weights_of(net)["fc.weight"], head)
+    np.testing.assert_array_equal(weights_of(net)["conv1.weight"], weights_of(other)["conv1.weight"])
+
+
+def test_two_names_that_become_one_are_refused():
+    with pytest.raises(UserError, match="two tensors"):
+        from_torch({"fc.bias": np.zeros(1), "module.fc.bias": np.zeros(1)})
