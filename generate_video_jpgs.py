@@ -6,7 +6,6 @@ writes dataset/UCF-101-jpg/<Class>/<video>/image_00001.jpg, ... and dataset/ucf1
 and prints the number of videos, classes and frames and the size of each split. A second run decodes
 what is missing.
 """
-import errno
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from datasets.annotation import Video, annotation_json
 from datasets.frames import count_frames, frame_name
 from datasets.ucf101 import SPLITS, class_labels, find_videos, read_split_lists, subset_by_group
 from datasets.video import encode_frame, read_frames
-from opts import UserError, generate_options, progress_bar, run, write_file
+from opts import DISK_FULL, UserError, generate_options, progress_bar, run, write_file
 
 
 def extract(path, folder, size, quality, fps=None):
@@ -89,7 +88,7 @@ def extract_all(paths, dst_path, n_jobs, **settings):
                 "run the same command again, with a smaller --n_jobs"
             ) from None
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in DISK_FULL:
                 raise
             raise UserError(
                 f"{dst_path}: disk full after {len(n_frames)} of {len(paths)} videos, which are kept; "

@@ -18,6 +18,9 @@ for _noise in ("No ccache found", "When training, we now always track global mea
     warnings.filterwarnings("ignore", message=_noise)
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what, where and how. Takes one string."""
 
@@ -57,7 +60,7 @@ def write_file(path, content):
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in DISK_FULL:
             raise UserError(
                 f"{path}: {error.strerror}; {len(content):,} bytes are needed, nothing was replaced; "
                 "free some space and run the same command again"
@@ -375,7 +378,8 @@ def train_options(argv=None):
         "default: layer4, from scratch everything",
     )
     add("--resume_path", type=Path, help="checkpoint of a run to go on with, results/save_<epoch>.pdparams")
-    add("--checkpoint", type=_count, default=10, help="epochs between two checkpoints")
+    add("--checkpoint", type=_count, default=1, help="epochs between two checkpoints")
+    add("--keep", type=_count, default=3, help="checkpoints to keep; older ones are deleted, the best never")
     add(
         "--n_val_samples",
         type=_count,

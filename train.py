@@ -25,7 +25,7 @@ import paddle.nn.functional as F
 from datasets.annotation import read_annotation
 from datasets.clips import ClipLoader, TrainingClips, WindowClips, normalise
 from datasets.frames import check_frames
-from model.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from model.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, saved_checkpoints
 from model.engine import prepare_device
 from model.resnet3d import ResNet3D
 from model.training import (
@@ -48,6 +48,7 @@ MAY_CHANGE = {
     "n_threads",
     "n_epochs",
     "checkpoint",
+    "keep",
 }
 
 
@@ -182,6 +183,17 @@ def validate(net, loader, labels, mean_dataset):
     return total_loss / n_clips, n_correct / n_clips
 
 
+def check_finite(net, val_loss, epoch, rate):
+    """Raise UserError where an epoch left numbers that no checkpoint should hold."""
+    names = [name for name, array in weights_of(net).items() if not np.isfinite(array).all()]
+    if names or not math.isfinite(val_loss):
+        what = f"{names[0]} is not finite" if names else f"the validation loss is {val_loss}"
+        raise UserError(
+            f"{what} after epoch {epoch} at learning rate {rate:g}; the last checkpoint is untouched. "
+            "Try a lower --learning_rate"
+        )
+
+
 def comparable(options):
     """Return the options that decide the result, as JSON holds them."""
     return {name: value for name, value in vars(options).items() if name not in MAY_CHANGE}
@@ -246,7 +258,7 @@ def main(options):
     check_frames(options.video_path, training + validation)
 
     log_path = options.result_path / "train.jsonl"
-    if options.resume_path is None and log_path.exists():
+    if options.resume_path is None and list(options.result_path.glob("*.pdparams")):
         raise UserError(
             f"{options.result_path}: holds a run already; go on with it by --resume_path "
             f"{options.result_path}, or give another --result_path"
@@ -298,7 +310,7 @@ def main(options):
     validation_labels = paddle.to_tensor([video.label for video in validation])
 
     header = run_header(options, net, len(training), len(validation_clips), device)
-    append_log(log_path, header, until_epoch=n_epochs_done)
+    append_log(log_path, header, until_epoch=n_epochs_done)  # a run that saved nothing starts anew
     print(
         f"{len(training)} training videos, {len(validation_clips)} validation clips, "
         f"{len(annotation.labels)} classes; ResNet3D-{model.get('model_depth', 50)} with "
@@ -319,6 +331,7 @@ def main(options):
         batches = validation_clips.batches(options.batch_size)
         loader = ClipLoader(validation_clips, batches, options.n_threads, notice)
         loss, accuracy = validate(net, loader, validation_labels, options.mean_dataset)
+        check_finite(net, loss, epoch, entry["learning_rate"])
         entry.update(val_loss=loss, val_clip_accuracy=accuracy)
         scheduler.step(loss) if options.lr_scheduler == "plateau" else scheduler.step()
 
@@ -340,6 +353,8 @@ def main(options):
             velocity = velocity_of(optimizer, trained)
             path = options.result_path / f"save_{epoch}.pdparams"
             save_checkpoint(path, weights_of(net), facts, velocity)
+            for old in saved_checkpoints(options.result_path)[: -options.keep]:
+                old.unlink()
         append_log(log_path, entry)
         print(
             f"epoch {epoch}: train loss {entry['train_loss']:.4f} clip accuracy "

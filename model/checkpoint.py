@@ -90,16 +90,23 @@ def load_checkpoint(path):
     return Checkpoint(weights, facts, velocity)
 
 
+def saved_checkpoints(result_path):
+    """Return the `save_<epoch>.pdparams` files of a folder, oldest epoch first."""
+    matches = [
+        (re.fullmatch(r"save_(\d+)\.pdparams", path.name), path) for path in Path(result_path).glob("*")
+    ]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
+
+
 def newest_checkpoint(path):
-    """Return the path itself, or where it is a folder the `save_<epoch>.pdparams` of its last epoch."""
+    """Return the path itself, or where it is a folder the checkpoint of its last epoch."""
     path = Path(path)
     if not path.is_dir():
         return path
-    matches = [(re.fullmatch(r"save_(\d+)\.pdparams", entry.name), entry) for entry in path.iterdir()]
-    saved = [(int(match[1]), entry) for match, entry in matches if match]
+    saved = saved_checkpoints(path)
     if not saved:
         raise UserError(f"{path}: no save_<epoch>.pdparams to resume from")
-    return max(saved)[1]
+    return saved[-1]
 
 
 def _array(path, name, value):

@@ -65,7 +65,8 @@ def load_velocity(optimizer, trained, velocity):
     different = sorted(set(trained) ^ set(velocity))
     if different:
         raise UserError(f"momentum of {len(different)} parameters missing or left over: {different[:3]}")
-    state = {}
+    # Paddle asks for the schedule's state too; its own is given back to it.
+    state = {"LR_Scheduler": optimizer.state_dict()["LR_Scheduler"]}
     for name, parameter in trained.items():
         if list(velocity[name].shape) != list(parameter.shape):
             raise UserError(f"momentum of {name} has shape {list(velocity[name].shape)}")

@@ -1,0 +1,80 @@
+# make reproduce                               a small run on generated videos, in minutes
+# make reproduce VIDEOS=UCF-101 WEIGHTS=r3d50_KM_200ep.pth     the real one, on a GPU
+# make test                                    all tests; PADDLE=2.6.2 on that version
+#
+# Python packages go to $(VENV), inside the checkout. Where the active Python has Paddle already
+# (AI Studio), that one is used and only what it lacks is added.
+
+PYTHON ?= python3
+PADDLE ?=
+VENV ?= .venv$(PADDLE)
+PY = $(VENV)/bin/python
+
+# Nothing is left outside the checkout.
+export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+export TMPDIR := $(CURDIR)/.cache/tmp
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: reproduce test lint bench clean
+.DELETE_ON_ERROR:
+
+HAS_GPU = nvidia-smi -L 2>/dev/null | grep -q GPU
+CPU_TORCH = --extra-index-url https://download.pytorch.org/whl/cpu
+
+$(VENV)/ready: requirements.txt requirements-cpu.txt
+	mkdir -p $(TMPDIR)
+	$(PYTHON) -m venv --clear $(VENV) 2>/dev/null || { \
+		$(PYTHON) -m pip install -q --target .cache/virtualenv virtualenv && \
+		PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv -q --clear $(VENV); }
+	@# An active Python with Paddle lends its packages.
+	@if [ -z "$(PADDLE)" ]; then $(PYTHON) -c "import importlib.util as u, pathlib as p; \
+		s = u.find_spec('paddle'); print(p.Path(s.origin).parent.parent if s else '')" \
+		> $$($(PY) -c "import sysconfig as s; print(s.get_path('purelib'))")/active.pth; fi
+	if $(HAS_GPU); then grep -v '^torch' requirements.txt; else grep -v '^torch' requirements-cpu.txt; fi \
+		> .cache/requirements.txt
+	@if $(PY) -c "import importlib.util as u; exit(u.find_spec('paddle') is None)"; then \
+		sed -i '/^paddlepaddle/d; s/^numpy.*/numpy/' .cache/requirements.txt; fi
+	$(PY) -m pip install -q -r .cache/requirements.txt \
+		$(if $(PADDLE),paddlepaddle==$(PADDLE) "numpy<$(if $(filter 2.%,$(PADDLE)),2,3)")
+	@# The CPU build of torch, where its index or a local wheel has it, spares gigabytes of CUDA.
+	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install -q --retries 0 torch==2.13.0 $(CPU_TORCH) \
+		|| $(PY) -m pip install -q torch $(CPU_TORCH)
+	touch $@
+
+$(VENV)/ready-to-test: $(VENV)/ready
+	$(PY) -m pip install -q "pytest>=8" "ruff>=0.6"
+	touch $@
+
+ifdef VIDEOS
+reproduce: $(VENV)/ready
+	$(PY) generate_video_jpgs.py $(VIDEOS) dataset/UCF-101-jpg ucf101
+	$(PY) convert_to_paddle.py $(WEIGHTS) weights/r3d50_KM_200ep.pdparams
+	$(PY) train.py $(if $(wildcard results/save_*.pdparams),--resume_path results)
+	$(PY) test.py
+	$(PY) eval_accuracy.py
+else
+NOTICE = "EMBEDDED RUN: generated videos of moving shapes and untrained weights, not UCF-101;" \
+	"see README.md for VIDEOS and WEIGHTS"
+reproduce: $(VENV)/ready
+	@echo $(NOTICE)
+	rm -rf demo
+	$(PY) tests/moving_shapes.py demo/dataset/UCF-101 demo/weights/r3d50_KM_200ep.pth
+	$(PY) generate_video_jpgs.py --root_path demo --size 60
+	$(PY) convert_to_paddle.py --root_path demo
+	$(PY) train.py --root_path demo --ft_begin_module '' --n_epochs 14 --batch_size 8 --n_threads 2 \
+		--learning_rate 0.03 --lr_scheduler multistep --multistep_milestones 10 \
+		--sample_size 40 --train_crop_min_scale 0.6
+	$(PY) test.py --root_path demo --n_threads 2
+	$(PY) eval_accuracy.py --root_path demo
+	@echo $(NOTICE)
+endif
+
+test: $(VENV)/ready-to-test
+	$(PY) -m pytest
+
+lint: $(VENV)/ready-to-test
+	$(PY) -m ruff check .
+
+clean:
+	rm -rf .venv* .cache demo
