@@ -16,7 +16,7 @@ export TMPDIR := $(CURDIR)/.cache/tmp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: reproduce test lint bench clean
+.PHONY: reproduce test lint clean
 .DELETE_ON_ERROR:
 
 HAS_GPU = nvidia-smi -L 2>/dev/null | grep -q GPU
@@ -56,15 +56,17 @@ reproduce: $(VENV)/ready
 else
 NOTICE = "EMBEDDED RUN: generated videos of moving shapes and untrained weights, not UCF-101;" \
 	"see README.md for VIDEOS and WEIGHTS"
-reproduce: $(VENV)/ready
+.PHONY: notice
+notice:
 	@echo $(NOTICE)
+reproduce: notice $(VENV)/ready
 	rm -rf demo
 	$(PY) tests/moving_shapes.py demo/dataset/UCF-101 demo/weights/r3d50_KM_200ep.pth
 	$(PY) generate_video_jpgs.py --root_path demo --size 60
 	$(PY) convert_to_paddle.py --root_path demo
 	$(PY) train.py --root_path demo --ft_begin_module '' --n_epochs 14 --batch_size 8 --n_threads 2 \
 		--learning_rate 0.03 --lr_scheduler multistep --multistep_milestones 10 \
-		--sample_size 40 --train_crop_min_scale 0.6
+		--sample_size 40 --train_crop_min_scale 0.6 --n_val_samples 1
 	$(PY) test.py --root_path demo --n_threads 2
 	$(PY) eval_accuracy.py --root_path demo
 	@echo $(NOTICE)

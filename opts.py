@@ -7,6 +7,7 @@ import argparse
 import errno
 import os
 import sys
+import textwrap
 import warnings
 import zlib  # noqa: F401  before Paddle 2.6, whose own copy of it crashes Python's if it comes first
 from pathlib import Path
@@ -135,7 +136,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, description, example):
         super().__init__(
-            description=description,
+            description=textwrap.fill(description, 78),
             epilog=f"example:\n{example}",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
@@ -277,6 +278,7 @@ def _optim(parser):
         type=_count,
         nargs="+",
         default=[50, 100, 150],
+        metavar="EPOCH",
         help="epochs after which the rate falls",
     )
     add("--batch_size", type=_count, default=128, help="clips in a step; an epoch's last may be short")

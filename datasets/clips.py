@@ -69,7 +69,7 @@ class TrainingClips(_Clips):
 
     def __init__(
         self,
-        *args,
+        *clip_arguments,
         manual_seed,
         train_crop="random",
         train_crop_min_scale=0.25,
@@ -77,7 +77,7 @@ class TrainingClips(_Clips):
         hflip=True,
         train_t_crop="random",
     ):
-        super().__init__(*args)
+        super().__init__(*clip_arguments)
         self.manual_seed = manual_seed
         self.train_crop = train_crop
         self.train_crop_min_scale = train_crop_min_scale
@@ -127,8 +127,8 @@ class WindowClips(_Clips):
     `crop` is "center" or "nocrop".
     """
 
-    def __init__(self, *args, windows, crop="center"):
-        super().__init__(*args)
+    def __init__(self, *clip_arguments, windows, crop="center"):
+        super().__init__(*clip_arguments)
         kind, number = windows
         cut = {"even": even_windows, "sliding": sliding_windows}[kind]
         self.crop = crop

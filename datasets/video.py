@@ -15,6 +15,7 @@ import simplejpeg
 
 from opts import UserError
 
+
 def read_frames(path, fps=None):
     """Yield `(frame, n_copies)` for a video at a constant frame rate, `frame` an `av.VideoFrame`.
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, make_frames
 
 from datasets.annotation import Video, read_annotation
-from datasets.clips import MEANS, TrainingClips, WindowClips, ClipLoader, normalise
+from datasets.clips import MEANS, ClipLoader, TrainingClips, WindowClips, normalise
 from datasets.frames import frame_name, read_frame
 from datasets.spatial import resize_and_center_crop
 from opts import UserError

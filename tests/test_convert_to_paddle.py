@@ -12,8 +12,9 @@ from model.weights import from_torch
 
 torch = pytest.importorskip("torch")
 
-from convert_to_paddle import main
 from moving_shapes import make_checkpoint, narrow_resnet10_shapes
+
+from convert_to_paddle import main
 from opts import UserError, convert_options
 
 
