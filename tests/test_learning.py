@@ -10,8 +10,9 @@ from moving_shapes import make_checkpoint, narrow_resnet10_shapes
 
 # 72 videos, 4 actions, 9 people; split 1 tests three people. docs/learning.md has a run's curve.
 OPTIONS = (
-    "--ft_begin_module= --n_epochs 30 --batch_size 8 --n_threads 2 --learning_rate 0.02 "
-    "--sample_size 56 --n_val_samples 2"
+    "--ft_begin_module= --n_epochs 32 --lr_scheduler multistep --multistep_milestones 24 "
+    "--batch_size 8 --n_threads 2 --learning_rate 0.02 --sample_size 56 --train_crop_min_scale 0.5 "
+    "--n_val_samples 2"
 ).split()
 
 
