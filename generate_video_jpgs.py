@@ -14,11 +14,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
+from opts import DISK_FULL, UserError, generate_options, progress_bar, run, write_file
+
+if __name__ == "__main__":
+    OPTIONS = generate_options()  # before PyAV, so that --help answers at once
+
 from datasets.annotation import Video, annotation_json
 from datasets.frames import count_frames, frame_name
 from datasets.ucf101 import SPLITS, class_labels, find_videos, read_split_lists, subset_by_group
 from datasets.video import encode_frame, read_frames
-from opts import DISK_FULL, UserError, generate_options, progress_bar, run, write_file
 
 
 def extract(path, folder, size, quality, fps=None):
@@ -139,4 +143,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    run(main, generate_options())
+    run(main, OPTIONS)

@@ -44,6 +44,11 @@ def run(main, *args):
         sys.exit(130)
 
 
+def note(text):
+    """Tell the user on stderr what the script does of itself."""
+    print(f"note: {text}", file=sys.stderr)
+
+
 def write_file(path, content):
     """Write bytes or text to a file, whole or not at all; make its folder where it is missing.
 

@@ -7,9 +7,8 @@ video, and prints clip accuracy and video accuracy side by side. The checkpoint 
 clip size, normalisation and class names.
 """
 import json
-import sys
 
-from opts import UserError, progress_bar, run, test_options, write_file
+from opts import UserError, note, progress_bar, run, test_options, write_file
 
 if __name__ == "__main__":
     OPTIONS = test_options()  # before Paddle, so that --help answers at once
@@ -84,7 +83,7 @@ def main(options):
         clips,
         clips.batches(options.inference_batch_size),
         options.n_threads,
-        lambda text: print(f"note: {text}", file=sys.stderr),
+        note,
     )
 
     # Only one sum of scores is kept: the clips of a video follow each other.

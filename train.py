@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from opts import UserError, progress_bar, run, train_options, write_file
+from opts import UserError, note, progress_bar, run, train_options, write_file
 
 if __name__ == "__main__":
     OPTIONS = train_options()  # before Paddle, so that --help answers at once
@@ -25,14 +25,22 @@ import paddle.nn.functional as F
 from datasets.annotation import read_annotation
 from datasets.clips import ClipLoader, TrainingClips, WindowClips, normalise
 from datasets.frames import check_frames
-from model.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, saved_checkpoints
+from model.checkpoint import (
+    DEFAULT_INPUT,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    saved_checkpoints,
+)
 from model.engine import prepare_device
 from model.resnet3d import ResNet3D
 from model.training import (
     build_optimizer,
     build_scheduler,
     load_velocity,
+    mixup,
     train_from,
+    training_loss,
     velocity_of,
 )
 from model.weights import count_parameters, load_weights, weights_of
@@ -88,29 +96,6 @@ def build_network(options, n_classes):
     return net, model
 
 
-def training_loss(logits, labels, options, mix=None):
-    """Return the mean cross entropy of a batch, a 0-D Tensor; `mix` is `mixup`'s `(order, weight)`."""
-    loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
-    if mix is None:
-        return loss
-    order, weight = mix
-    other = F.cross_entropy(
-        logits, paddle.gather(labels, order), label_smoothing=options.label_smoothing
-    )
-    return weight * loss + (1 - weight) * other
-
-
-def mixup(clips, alpha, seed):
-    """Blend each clip with another one of the batch; return the clips and `(order, weight)`.
-
-    Paper: Zhang et al., "mixup", arXiv:1710.09412. One weight a batch.
-    """
-    rng = np.random.default_rng(seed)
-    weight = rng.beta(alpha, alpha)
-    order = paddle.to_tensor(rng.permutation(clips.shape[0]))
-    return weight * clips + (1 - weight) * paddle.gather(clips, order), (order, weight)
-
-
 def train_epoch(net, optimizer, scaler, loader, labels, epoch, options):
     """Take one step for each batch; return the epoch's means as a dictionary for the log."""
     net.train()
@@ -127,7 +112,7 @@ def train_epoch(net, optimizer, scaler, loader, labels, epoch, options):
             clips, mix = mixup(clips, options.mixup_alpha, [options.manual_seed, epoch, step])
         with paddle.amp.auto_cast(enable=options.amp == "O1", level="O1"):
             logits = net(clips)
-        loss = training_loss(logits.astype("float32"), targets, options, mix)
+        loss = training_loss(logits.astype("float32"), targets, options.label_smoothing, mix)
         if not math.isfinite(float(loss)):
             raise not_finite(float(loss), epoch, step, optimizer.get_lr(), loader.dataset, indices)
         scaler.scale(loss).backward()
@@ -199,19 +184,93 @@ def comparable(options):
     return {name: value for name, value in vars(options).items() if name not in MAY_CHANGE}
 
 
-def check_same_run(path, run_facts, options, n_videos):
-    """Raise UserError where a resumed run would not go on as it was started."""
-    if "options" not in run_facts:
-        raise UserError(f"{path}: weights only, nothing to resume; start from them: --pretrain_path {path}")
-    now = comparable(options)
-    for name, was in run_facts["options"].items():
-        if now.get(name) != was:
-            raise UserError(f"{path}: the run was started with --{name} {was}, not {now.get(name)}")
-    if run_facts["n_videos"] != n_videos:
-        raise UserError(
-            f"{path}: the run was started on {run_facts['n_videos']} training videos, "
-            f"{options.annotation_path} has {n_videos}"
+class Run:
+    """What changes while a network trains, and how it is kept: the network, its optimiser, the best."""
+
+    def __init__(self, options, annotation):
+        self.options = options
+        self.class_names = annotation.labels
+        self.n_videos = len(annotation.videos["training"])
+        self.net, self.model = build_network(options, len(annotation.labels))
+        self.begin = options.ft_begin_module
+        if self.begin is None:
+            self.begin = "" if options.pretrain_path is None else "layer4"
+        self.trained = train_from(self.net, self.begin)
+        self.scheduler = build_scheduler(
+            options.lr_scheduler,
+            options.learning_rate,
+            plateau_patience=options.plateau_patience,
+            milestones=options.multistep_milestones,
         )
+        self.optimizer = build_optimizer(
+            self.trained, self.scheduler, options.momentum, options.weight_decay, options.nesterov
+        )
+        self.scaler = paddle.amp.GradScaler(enable=options.amp == "O1")
+        self.epoch = 0
+        self.best = {"epoch": 0, "val_clip_accuracy": -1.0, "val_loss": math.inf}
+
+    def resume(self, path):
+        """Go on where the checkpoint was written; raise UserError where that is another run's."""
+        path = newest_checkpoint(path)
+        weights, facts, velocity = load_checkpoint(path)
+        kept = facts.get("run")
+        if kept is None:
+            raise UserError(
+                f"{path}: weights only, nothing to resume; start from them: --pretrain_path {path}"
+            )
+        now = comparable(self.options)
+        for name, was in kept["options"].items():
+            if now.get(name) != was:
+                raise UserError(f"{path}: the run was started with --{name} {was}, not {now.get(name)}")
+        if kept["n_videos"] != self.n_videos:
+            raise UserError(
+                f"{path}: the run was started on {kept['n_videos']} training videos, "
+                f"{self.options.annotation_path} has {self.n_videos}"
+            )
+        load_weights(self.net, weights)
+        load_velocity(self.optimizer, self.trained, velocity)
+        self.scheduler.set_state_dict(kept["scheduler"])
+        if kept["scaler"]:
+            state = {name: np.array(value, "float32") for name, value in kept["scaler"].items()}
+            self.scaler.load_state_dict(state)
+        self.epoch, self.best = kept["epoch"], kept["best"]
+
+    def end_epoch(self, val_loss, val_clip_accuracy):
+        """Move the schedule, keep the best and the epoch's checkpoint; return whether it is the best."""
+        options = self.options
+        self.epoch += 1
+        self.scheduler.step(*[val_loss] if options.lr_scheduler == "plateau" else [])
+        best = (self.best["val_clip_accuracy"], -self.best["val_loss"])
+        is_best = (val_clip_accuracy, -val_loss) > best
+        if is_best:
+            self.best = {
+                "epoch": self.epoch,
+                "val_clip_accuracy": val_clip_accuracy,
+                "val_loss": val_loss,
+            }
+        weights = weights_of(self.net)
+        facts = {
+            "model": self.model,
+            "input": {name: getattr(options, name) for name in DEFAULT_INPUT},
+            "class_names": self.class_names,
+            "best": self.best,
+        }
+        if is_best:
+            save_checkpoint(options.result_path / "best.pdparams", weights, facts)
+        if self.epoch % options.checkpoint == 0 or self.epoch == options.n_epochs:
+            facts["run"] = {
+                "epoch": self.epoch,
+                "best": self.best,
+                "options": comparable(options),
+                "n_videos": self.n_videos,
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": {k: np.asarray(v).tolist() for k, v in self.scaler.state_dict().items()},
+            }
+            path = options.result_path / f"save_{self.epoch}.pdparams"
+            save_checkpoint(path, weights, facts, velocity_of(self.optimizer, self.trained))
+            for old in saved_checkpoints(options.result_path)[: -options.keep]:
+                old.unlink()
+        return is_best
 
 
 def run_header(options, net, n_videos, n_val_clips, device):
@@ -241,10 +300,8 @@ def append_log(path, entry, until_epoch=None):
     write_file(path, "\n".join([*lines, json.dumps(entry)]) + "\n")
 
 
-def main(options):
-    device = prepare_device()
-    if options.amp == "O1" and device == "cpu":
-        raise UserError("--amp O1 computes in float16, which needs a GPU; leave it off on a CPU")
+def read_data(options):
+    """Read the annotation and check it against the frames and the batch size."""
     annotation = read_annotation(options.annotation_path)
     training, validation = annotation.videos["training"], annotation.videos["validation"]
     for subset, videos in (("training", training), ("validation", validation)):
@@ -256,46 +313,16 @@ def main(options):
             f"use --batch_size {len(training)} or less"
         )
     check_frames(options.video_path, training + validation)
+    return annotation
 
-    log_path = options.result_path / "train.jsonl"
-    if options.resume_path is None and list(options.result_path.glob("*.pdparams")):
-        raise UserError(
-            f"{options.result_path}: holds a run already; go on with it by --resume_path "
-            f"{options.result_path}, or give another --result_path"
-        )
-    net, model = build_network(options, len(annotation.labels))
-    n_epochs_done, best = 0, {"epoch": 0, "val_clip_accuracy": -1.0, "val_loss": math.inf}
-    scheduler = build_scheduler(
-        options.lr_scheduler,
-        options.learning_rate,
-        plateau_patience=options.plateau_patience,
-        milestones=options.multistep_milestones,
-    )
-    begin = options.ft_begin_module
-    if begin is None:
-        begin = "" if options.pretrain_path is None else "layer4"
-    trained = train_from(net, begin)
-    optimizer = build_optimizer(
-        trained, scheduler, options.momentum, options.weight_decay, options.nesterov
-    )
-    scaler = paddle.amp.GradScaler(enable=options.amp == "O1")
-    if options.resume_path is not None:
-        resume_path = newest_checkpoint(options.resume_path)
-        checkpoint = load_checkpoint(resume_path)
-        run_facts = checkpoint.facts.get("run", {})
-        check_same_run(resume_path, run_facts, options, len(training))
-        load_weights(net, checkpoint.weights)
-        load_velocity(optimizer, trained, checkpoint.velocity)
-        scheduler.set_state_dict(run_facts["scheduler"])
-        if run_facts["scaler"]:
-            scaler.load_state_dict({k: np.array(v, "float32") for k, v in run_facts["scaler"].items()})
-        n_epochs_done, best = run_facts["epoch"], run_facts["best"]
 
-    clip_arguments = (options.sample_size, options.sample_duration, options.sample_t_stride)
-    training_clips = TrainingClips(
+def make_clips(options, annotation):
+    """Return the datasets of training and of validation clips."""
+    arguments = (options.sample_size, options.sample_duration, options.sample_t_stride)
+    training = TrainingClips(
         options.video_path,
-        training,
-        *clip_arguments,
+        annotation.videos["training"],
+        *arguments,
         manual_seed=options.manual_seed,
         train_crop=options.train_crop,
         train_crop_min_scale=options.train_crop_min_scale,
@@ -303,59 +330,50 @@ def main(options):
         hflip=not options.no_hflip,
         train_t_crop=options.train_t_crop,
     )
-    validation_clips = WindowClips(
-        options.video_path, validation, *clip_arguments, windows=("even", options.n_val_samples)
-    )
-    training_labels = paddle.to_tensor([video.label for video in training])
-    validation_labels = paddle.to_tensor([video.label for video in validation])
+    windows = ("even", options.n_val_samples)
+    videos = annotation.videos["validation"]
+    return training, WindowClips(options.video_path, videos, *arguments, windows=windows)
 
-    header = run_header(options, net, len(training), len(validation_clips), device)
-    append_log(log_path, header, until_epoch=n_epochs_done)  # a run that saved nothing starts anew
+
+def main(options):
+    device = prepare_device()
+    if options.amp == "O1" and device == "cpu":
+        raise UserError("--amp O1 computes in float16, which needs a GPU; leave it off on a CPU")
+    annotation = read_data(options)
+    if options.resume_path is None and list(options.result_path.glob("*.pdparams")):
+        raise UserError(
+            f"{options.result_path}: holds a run already; go on with it by --resume_path "
+            f"{options.result_path}, or give another --result_path"
+        )
+    training_clips, validation_clips = make_clips(options, annotation)
+    training_labels = paddle.to_tensor([video.label for video in training_clips.videos])
+    validation_labels = paddle.to_tensor([video.label for video in validation_clips.videos])
+    this = Run(options, annotation)
+    if options.resume_path is not None:
+        this.resume(options.resume_path)
+
+    log_path = options.result_path / "train.jsonl"
+    header = run_header(options, this.net, len(training_clips), len(validation_clips), device)
+    append_log(log_path, header, until_epoch=this.epoch)  # a run that saved nothing starts anew
     print(
-        f"{len(training)} training videos, {len(validation_clips)} validation clips, "
-        f"{len(annotation.labels)} classes; ResNet3D-{model.get('model_depth', 50)} with "
-        f"{count_parameters(net):,} parameters, training {begin or 'everything'} on; {device}"
+        f"{len(training_clips)} training videos, {len(validation_clips)} validation clips, "
+        f"{len(annotation.labels)} classes; ResNet3D-{this.net.model_depth} with "
+        f"{count_parameters(this.net):,} parameters, training {this.begin or 'everything'} on; {device}"
     )
-    input_facts = {
-        "sample_size": options.sample_size,
-        "sample_duration": options.sample_duration,
-        "sample_t_stride": options.sample_t_stride,
-        "mean_dataset": options.mean_dataset,
-    }
-    notice = lambda text: print(f"note: {text}", file=sys.stderr)
-    for epoch in range(n_epochs_done + 1, options.n_epochs + 1):
+    for epoch in range(this.epoch + 1, options.n_epochs + 1):
+        entry = {"epoch": epoch, "learning_rate": this.optimizer.get_lr()}
         batches = training_clips.batches(epoch, options.batch_size)
-        loader = ClipLoader(training_clips, batches, options.n_threads, notice)
-        entry = {"epoch": epoch, "learning_rate": optimizer.get_lr()}
-        entry.update(train_epoch(net, optimizer, scaler, loader, training_labels, epoch, options))
+        loader = ClipLoader(training_clips, batches, options.n_threads, note)
+        entry.update(
+            train_epoch(this.net, this.optimizer, this.scaler, loader, training_labels, epoch, options)
+        )
         batches = validation_clips.batches(options.batch_size)
-        loader = ClipLoader(validation_clips, batches, options.n_threads, notice)
-        loss, accuracy = validate(net, loader, validation_labels, options.mean_dataset)
-        check_finite(net, loss, epoch, entry["learning_rate"])
+        loader = ClipLoader(validation_clips, batches, options.n_threads, note)
+        loss, accuracy = validate(this.net, loader, validation_labels, options.mean_dataset)
+        check_finite(this.net, loss, epoch, entry["learning_rate"])
         entry.update(val_loss=loss, val_clip_accuracy=accuracy)
-        scheduler.step(loss) if options.lr_scheduler == "plateau" else scheduler.step()
-
-        is_best = (accuracy, -loss) > (best["val_clip_accuracy"], -best["val_loss"])
-        if is_best:
-            best = {"epoch": epoch, "val_clip_accuracy": accuracy, "val_loss": loss}
-        facts = {"model": model, "input": input_facts, "class_names": annotation.labels, "best": best}
-        if is_best:
-            save_checkpoint(options.result_path / "best.pdparams", weights_of(net), facts)
-        if epoch % options.checkpoint == 0 or epoch == options.n_epochs:
-            facts["run"] = {
-                "epoch": epoch,
-                "best": best,
-                "options": comparable(options),
-                "n_videos": len(training),
-                "scheduler": scheduler.state_dict(),
-                "scaler": {k: np.asarray(v).tolist() for k, v in scaler.state_dict().items()},
-            }
-            velocity = velocity_of(optimizer, trained)
-            path = options.result_path / f"save_{epoch}.pdparams"
-            save_checkpoint(path, weights_of(net), facts, velocity)
-            for old in saved_checkpoints(options.result_path)[: -options.keep]:
-                old.unlink()
         append_log(log_path, entry)
+        is_best = this.end_epoch(loss, accuracy)
         print(
             f"epoch {epoch}: train loss {entry['train_loss']:.4f} clip accuracy "
             f"{entry['train_clip_accuracy']:.4f}, validation loss {loss:.4f} clip accuracy "
@@ -363,8 +381,8 @@ def main(options):
             flush=True,
         )
     print(
-        f"best validation clip accuracy {best['val_clip_accuracy']:.4f} in epoch {best['epoch']}: "
-        f"{options.result_path / 'best.pdparams'}"
+        f"best validation clip accuracy {this.best['val_clip_accuracy']:.4f} in epoch "
+        f"{this.best['epoch']}: {options.result_path / 'best.pdparams'}"
     )
 
 

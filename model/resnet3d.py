@@ -125,6 +125,7 @@ class ResNet3D(nn.Layer):
         if resnet_shortcut not in ("A", "B"):
             raise ValueError(f"resnet_shortcut is A or B, not {resnet_shortcut}")
         block = BasicBlock if model_depth < 50 else Bottleneck
+        self.model_depth = model_depth
         n1, n2, n3, n4 = BLOCKS[model_depth]
         c1, c2, c3, c4 = (int(channels * resnet_widen_factor) for channels in STAGE_CHANNELS)
         e = block.expansion

@@ -1,5 +1,7 @@
-"""What is trained and by which rule: the frozen part, the optimiser with its state, the schedule."""
+"""What is trained and by which rule: the frozen part, loss, optimiser with its state, schedule."""
 import numpy as np
+import paddle
+import paddle.nn.functional as F
 from paddle.optimizer import Momentum
 from paddle.optimizer.lr import MultiStepDecay, ReduceOnPlateau
 
@@ -22,6 +24,27 @@ def train_from(net, ft_begin_module):
     if not trained:
         raise UserError(f"the network has no module {ft_begin_module!r} with parameters")
     return trained
+
+
+def mixup(clips, alpha, seed):
+    """Blend each clip with another one of the batch; return the clips and `(order, weight)`.
+
+    Paper: Zhang et al., "mixup", arXiv:1710.09412. One weight a batch.
+    """
+    rng = np.random.default_rng(seed)
+    weight = rng.beta(alpha, alpha)
+    order = paddle.to_tensor(rng.permutation(clips.shape[0]))
+    return weight * clips + (1 - weight) * paddle.gather(clips, order), (order, weight)
+
+
+def training_loss(logits, labels, label_smoothing=0.0, mix=None):
+    """Return the mean cross entropy of a batch, a 0-D Tensor; `mix` is `mixup`'s `(order, weight)`."""
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if mix is None:
+        return loss
+    order, weight = mix
+    other = F.cross_entropy(logits, paddle.gather(labels, order), label_smoothing=label_smoothing)
+    return weight * loss + (1 - weight) * other
 
 
 def build_scheduler(lr_scheduler, learning_rate, plateau_patience=10, milestones=(50, 100, 150)):

@@ -1,13 +1,20 @@
 """Fine-tuning against the reference's own runs: losses, norms, final logits."""
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 import pytest
 import seeded
 from conftest import golden
 
 from model.resnet3d import ResNet3D
-from model.training import build_optimizer, build_scheduler, load_velocity, train_from, velocity_of
+from model.training import (
+    build_optimizer,
+    build_scheduler,
+    load_velocity,
+    mixup,
+    train_from,
+    training_loss,
+    velocity_of,
+)
 from model.weights import from_torch, load_weights, weights_of
 from opts import UserError
 
@@ -62,7 +69,7 @@ def replay(run, n_steps):
         seed = run["seed"] * 100 + step
         clips = paddle.to_tensor(seeded.clips(seed, run["batch"], *run["clip"][:3]))
         labels = np.random.RandomState(seed).randint(0, run["n_classes"], run["batch"])
-        loss = F.cross_entropy(net(clips), paddle.to_tensor(labels))
+        loss = training_loss(net(clips), paddle.to_tensor(labels))
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()
@@ -150,7 +157,7 @@ def test_the_rate_falls_when_torchs_does(kind):
         sgd.step()
         theirs.step(*arguments)
         ours.step(*arguments)
-        assert ours.get_lr() == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-12)
+        assert ours() == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-12)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -183,3 +190,20 @@ def test_momentum_of_other_parameters_is_refused():
     fresh = train_from(small_network(), "fc")
     with pytest.raises(UserError, match="left over"):
         load_velocity(build_optimizer(fresh, build_scheduler("plateau", 0.1)), fresh, velocity)
+
+
+def test_smoothing_and_mixup_are_soft_targets():
+    rng = np.random.default_rng(4)
+    logits, labels = rng.standard_normal((4, 3)).astype(np.float32), np.array([0, 1, 2, 1])
+    clips = paddle.to_tensor(rng.standard_normal((4, 2)).astype(np.float32))
+    mixed, (order, weight) = mixup(clips, 0.2, [1, 2, 3])
+    other = order.numpy()
+    np.testing.assert_allclose(
+        mixed.numpy(), weight * clips.numpy() + (1 - weight) * clips.numpy()[other], rtol=1e-5
+    )
+    one_hot = np.eye(3)[labels]
+    targets = weight * one_hot + (1 - weight) * one_hot[other]
+    targets = 0.9 * targets + 0.1 / 3
+    log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    loss = training_loss(paddle.to_tensor(logits), paddle.to_tensor(labels), 0.1, (order, weight))
+    assert float(loss) == pytest.approx(-(targets * log_softmax).sum(axis=1).mean(), rel=1e-5)
