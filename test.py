@@ -6,6 +6,7 @@ reads results/best.pdparams and writes results/val.json with the five best label
 video, and prints clip accuracy and video accuracy side by side. The checkpoint decides network,
 clip size, normalisation and class names.
 """
+import itertools
 import json
 
 from opts import UserError, note, progress_bar, run, test_options, write_file
@@ -79,32 +80,29 @@ def main(options):
         windows=("sliding", options.inference_stride),
         crop=options.inference_crop,
     )
-    loader = ClipLoader(
-        clips,
-        clips.batches(options.inference_batch_size),
-        options.n_threads,
-        note,
-    )
+    batches = clips.batches(options.inference_batch_size)
+    loader = ClipLoader(clips, batches, options.n_threads, note)
 
-    # Only one sum of scores is kept: the clips of a video follow each other.
+    # The clips of a video follow each other, so that only one video's scores are held at a time.
     results, n_correct_clips, n_correct_videos = {}, 0, 0
-    total, n_of_video = 0.0, 0
-    n_left = np.bincount([index for index, _ in clips.windows]).tolist()
     scored = score_clips(class_scores(net), loader, expected["mean_dataset"])
-    for (index, window), (_, scores) in zip(clips.windows, scored):
-        video = videos[index]
-        n_correct_clips += int(scores.argmax() == video.label)
-        total, n_of_video = total + scores.astype(np.float64), n_of_video + 1
+    scored_windows = zip(scored, (window for _, window in clips.windows))
+    for index, group in itertools.groupby(scored_windows, key=lambda item: item[0][0]):
+        scores, windows = zip(*((scores, window) for (_, scores), window in group))
+        scores, video = np.stack(scores), videos[index]
+        average = scores.mean(axis=0, dtype=np.float64)
+        n_correct_clips += int((scores.argmax(axis=1) == video.label).sum())
+        n_correct_videos += int(average.argmax() == video.label)
         if options.inference_no_average:
-            segment = [min(window), max(window) + 1]
-            entry = {"segment": segment, "result": top_labels(scores, labels, options.output_topk)}
-            results.setdefault(video.name, []).append(entry)
-        if n_of_video == n_left[index]:
-            average = total / n_of_video
-            n_correct_videos += int(average.argmax() == video.label)
-            if not options.inference_no_average:
-                results[video.name] = top_labels(average, labels, options.output_topk)
-            total, n_of_video = 0.0, 0
+            results[video.name] = [
+                {
+                    "segment": [min(window), max(window) + 1],
+                    "result": top_labels(row, labels, options.output_topk),
+                }
+                for row, window in zip(scores, windows)
+            ]
+        else:
+            results[video.name] = top_labels(average, labels, options.output_topk)
     path = options.result_path / f"{options.inference_subset}.json"
     write_file(path, json.dumps({"results": results}))
     print(f"{path}: {len(results)} videos, {len(clips)} clips")
