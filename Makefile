@@ -10,7 +10,8 @@ PADDLE ?=
 VENV ?= .venv$(PADDLE)
 PY = $(VENV)/bin/python
 
-# Nothing is left outside the checkout.
+# Nothing is left outside the checkout; Paddle makes folders in the home when it is imported.
+RUN = HOME=$(CURDIR)/.cache $(PY)
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export TMPDIR := $(CURDIR)/.cache/tmp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -48,11 +49,12 @@ $(VENV)/ready-to-test: $(VENV)/ready
 
 ifdef VIDEOS
 reproduce: $(VENV)/ready
-	$(PY) generate_video_jpgs.py $(VIDEOS) dataset/UCF-101-jpg ucf101
-	$(PY) convert_to_paddle.py $(WEIGHTS) weights/r3d50_KM_200ep.pdparams
-	$(PY) train.py $(if $(wildcard results/save_*.pdparams),--resume_path results)
-	$(PY) test.py
-	$(PY) eval_accuracy.py
+	$(if $(WEIGHTS),,$(error VIDEOS needs WEIGHTS too: the path of r3d50_KM_200ep.pth))
+	$(RUN) generate_video_jpgs.py "$(VIDEOS)" dataset/UCF-101-jpg ucf101
+	$(RUN) convert_to_paddle.py "$(WEIGHTS)" weights/r3d50_KM_200ep.pdparams
+	$(RUN) train.py $(if $(wildcard results/save_*.pdparams),--resume_path results)
+	$(RUN) test.py
+	$(RUN) eval_accuracy.py
 else
 NOTICE = "EMBEDDED RUN: generated videos of moving shapes and untrained weights, not UCF-101;" \
 	"see README.md for VIDEOS and WEIGHTS"
@@ -61,22 +63,22 @@ notice:
 	@echo $(NOTICE)
 reproduce: notice $(VENV)/ready
 	rm -rf demo
-	$(PY) tests/moving_shapes.py demo/dataset/UCF-101 demo/weights/r3d50_KM_200ep.pth
-	$(PY) generate_video_jpgs.py --root_path demo --size 60
-	$(PY) convert_to_paddle.py --root_path demo
-	$(PY) train.py --root_path demo --ft_begin_module '' --n_epochs 14 --batch_size 8 --n_threads 2 \
+	$(RUN) tests/moving_shapes.py demo/dataset/UCF-101 demo/weights/r3d50_KM_200ep.pth
+	$(RUN) generate_video_jpgs.py --root_path demo --size 60
+	$(RUN) convert_to_paddle.py --root_path demo
+	$(RUN) train.py --root_path demo --ft_begin_module '' --n_epochs 14 --batch_size 8 --n_threads 2 \
 		--learning_rate 0.03 --lr_scheduler multistep --multistep_milestones 10 \
 		--sample_size 40 --train_crop_min_scale 0.6 --n_val_samples 1
-	$(PY) test.py --root_path demo --n_threads 2
-	$(PY) eval_accuracy.py --root_path demo
+	$(RUN) test.py --root_path demo --n_threads 2
+	$(RUN) eval_accuracy.py --root_path demo
 	@echo $(NOTICE)
 endif
 
 test: $(VENV)/ready-to-test
-	$(PY) -m pytest
+	$(RUN) -m pytest
 
 lint: $(VENV)/ready-to-test
-	$(PY) -m ruff check .
+	$(RUN) -m ruff check .
 
 clean:
 	rm -rf .venv* .cache demo
