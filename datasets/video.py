@@ -16,6 +16,11 @@ import simplejpeg
 from opts import UserError
 
 
+# Titles in another encoding than UTF-8 are no reason to refuse a video; PyAV 19 knows that itself.
+_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_BT709 = 1  # ffmpeg's AVCOL_SPC_BT709
+
+
 def read_frames(path, fps=None):
     """Yield `(frame, n_copies)` for a video at a constant frame rate, `frame` an `av.VideoFrame`.
 
@@ -27,8 +32,7 @@ def read_frames(path, fps=None):
     _check_riff_size(path)
     n_decoded = 0
     try:
-        # Some files carry titles in another encoding than UTF-8, which are of no interest here.
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), **_LENIENT) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: no video stream")
             stream = container.streams.video[0]
@@ -137,15 +141,16 @@ def encode_frame(frame, size, quality):
     trip through RGB, and the same samples that ffmpeg hands to its own encoder.
     """
     rotation = frame.rotation if frame.rotation in (90, -90, 180, -180) else 0
-    width, height = (frame.width, frame.height)
-    width, height = scaled_size(width, height, size)
+    width, height = scaled_size(frame.width, frame.height, size)
     frame = frame.reformat(
         width,
         height,
-        format="yuv420p",
+        # Not yuv420p: older PyAV would hand a frame of that format back without stretching its range.
+        format="yuvj420p",
         interpolation="BICUBIC",
-        dst_color_range="JPEG",
+        src_colorspace="ITU709" if frame.colorspace == _BT709 else None,
         dst_colorspace="ITU601",  # the only matrix that jpg knows
+        dst_color_range="JPEG",
     )
     planes = [_plane(plane, rotation) for plane in frame.planes]
     return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality, fastdct=False)
