@@ -11,7 +11,7 @@ VENV ?= .venv$(PADDLE)
 PY = $(VENV)/bin/python
 
 # Nothing is left outside the checkout; Paddle makes folders in the home when it is imported.
-RUN = HOME=$(CURDIR)/.cache $(PY)
+RUN = HOME="$(CURDIR)/.cache" $(PY)
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export TMPDIR := $(CURDIR)/.cache/tmp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -19,28 +19,32 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: reproduce test lint clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 HAS_GPU = nvidia-smi -L 2>/dev/null | grep -q GPU
-CPU_TORCH = --extra-index-url https://download.pytorch.org/whl/cpu
+CPU_TORCH = https://download.pytorch.org/whl/cpu
 
 $(VENV)/ready: requirements.txt requirements-cpu.txt
-	mkdir -p $(TMPDIR)
+	mkdir -p .cache/tmp
 	$(PYTHON) -m venv --clear $(VENV) 2>/dev/null || { \
 		$(PYTHON) -m pip install -q --target .cache/virtualenv virtualenv && \
-		PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv -q --clear $(VENV); }
+		VIRTUALENV_OVERRIDE_APP_DATA=.cache/virtualenv-data PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv -q --clear $(VENV); }
 	@# An active Python with Paddle lends its packages.
 	@if [ -z "$(PADDLE)" ]; then $(PYTHON) -c "import importlib.util as u, pathlib as p; \
 		s = u.find_spec('paddle'); print(p.Path(s.origin).parent.parent if s else '')" \
 		> $$($(PY) -c "import sysconfig as s; print(s.get_path('purelib'))")/active.pth; fi
 	if $(HAS_GPU); then grep -v '^torch' requirements.txt; else grep -v '^torch' requirements-cpu.txt; fi \
 		> .cache/requirements.txt
-	@if $(PY) -c "import importlib.util as u; exit(u.find_spec('paddle') is None)"; then \
+	@# Another version in the same package, GPU or CPU; numpy 1 goes with Paddle 2.
+	@if [ -n "$(PADDLE)" ]; then sed -i -E 's/^(paddlepaddle(-gpu)?)[>=].*/\1==$(PADDLE)/; \
+		s/^numpy.*/numpy<$(if $(filter 2.%,$(PADDLE)),2,3)/' .cache/requirements.txt; \
+	elif $(PY) -c "import importlib.util as u; exit(u.find_spec('paddle') is None)"; then \
 		sed -i '/^paddlepaddle/d; s/^numpy.*/numpy/' .cache/requirements.txt; fi
-	$(PY) -m pip install -q -r .cache/requirements.txt \
-		$(if $(PADDLE),paddlepaddle==$(PADDLE) "numpy<$(if $(filter 2.%,$(PADDLE)),2,3)")
-	@# The CPU build of torch, where its index or a local wheel has it, spares gigabytes of CUDA.
-	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install -q --retries 0 torch==2.13.0 $(CPU_TORCH) \
-		|| $(PY) -m pip install -q torch $(CPU_TORCH)
+	$(PY) -m pip install -q -r .cache/requirements.txt
+	@# The CPU build of torch spares gigabytes of CUDA: from its own index, or a local wheel.
+	@$(PY) -c "import torch" 2>/dev/null \
+		|| $(PY) -m pip install -q --retries 0 --index-url $(CPU_TORCH) torch 2>/dev/null \
+		|| $(PY) -m pip install -q torch==2.13.0 || $(PY) -m pip install -q torch
 	touch $@
 
 $(VENV)/ready-to-test: $(VENV)/ready

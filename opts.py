@@ -5,6 +5,7 @@ from `--root_path`. Nothing heavy is imported here, so that `--help` answers at 
 """
 import argparse
 import errno
+import functools
 import os
 import sys
 import textwrap
@@ -44,8 +45,9 @@ def run(main, *args):
         sys.exit(130)
 
 
+@functools.cache
 def note(text):
-    """Tell the user on stderr what the script does of itself."""
+    """Tell the user on stderr, once for each text, what the script does on its own."""
     print(f"note: {text}", file=sys.stderr)
 
 
@@ -292,7 +294,7 @@ def _optim(parser):
         "--amp",
         choices=("off", "O1"),
         default="off",
-        help="O1: convolutions in float16, on a GPU only",
+        help="O1: convolutions and fc in float16, on a GPU only",
     )
 
 

@@ -27,6 +27,7 @@ from datasets.clips import ClipLoader, TrainingClips, WindowClips, normalise
 from datasets.frames import check_frames
 from model.checkpoint import (
     DEFAULT_INPUT,
+    epoch_of,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
@@ -110,7 +111,7 @@ def train_epoch(net, optimizer, scaler, loader, labels, epoch, options):
         mix = None
         if options.mixup_alpha > 0:
             clips, mix = mixup(clips, options.mixup_alpha, [options.manual_seed, epoch, step])
-        with paddle.amp.auto_cast(enable=options.amp == "O1", level="O1"):
+        with paddle.amp.auto_cast(options.amp == "O1", custom_white_list={"conv3d"}, level="O1"):
             logits = net(clips)
         loss = training_loss(logits.astype("float32"), targets, options.label_smoothing, mix)
         if not math.isfinite(float(loss)):
@@ -126,8 +127,8 @@ def train_epoch(net, optimizer, scaler, loader, labels, epoch, options):
         data_seconds += waited
         seconds = time.perf_counter() - before_data
         bar.set_postfix_str(
-            f"loss {float(loss):.3f} clip acc {correct / n:.3f} step {seconds:.2f}s "
-            f"data {waited:.2f}s {n / seconds:.1f} clips/s",
+            f"loss {float(loss):.3f} clip acc {correct / n:.3f} step {seconds:.2g}s "
+            f"data {waited:.2g}s {n / seconds:.3g} clips/s",
             refresh=False,
         )
         bar.update()
@@ -144,7 +145,7 @@ def train_epoch(net, optimizer, scaler, loader, labels, epoch, options):
 
 
 def not_finite(loss, epoch, step, rate, dataset, indices):
-    """Return the error that stops a run whose loss is no number any more."""
+    """Return the error that stops a run whose loss is no longer finite."""
     names = [dataset.videos[index].name for index in indices.numpy().tolist()]
     return UserError(
         f"the loss is {loss} in epoch {epoch}, step {step}, at learning rate {rate:g}; the last "
@@ -184,16 +185,26 @@ def comparable(options):
     return {name: value for name, value in vars(options).items() if name not in MAY_CHANGE}
 
 
-class Run:
+class TrainingState:
     """What changes while a network trains, and how it is kept: the network, its optimiser, the best."""
 
     def __init__(self, options, annotation):
         self.options = options
         self.class_names = annotation.labels
         self.n_videos = len(annotation.videos["training"])
-        self.net, self.model = build_network(options, len(annotation.labels))
+        resumed = None
+        if options.resume_path is not None:
+            path = newest_checkpoint(options.resume_path)
+            resumed = load_checkpoint(path)
+            self._check_same_run(path, resumed.facts)
+            self.model = resumed.facts["model"]
+            self.net = ResNet3D(**self.model)
+        else:
+            self.net, self.model = build_network(options, len(annotation.labels))
         self.begin = options.ft_begin_module
-        if self.begin is None:
+        if resumed is not None:
+            self.begin = resumed.facts["run"]["ft_begin_module"]
+        elif self.begin is None:
             self.begin = "" if options.pretrain_path is None else "layer4"
         self.trained = train_from(self.net, self.begin)
         self.scheduler = build_scheduler(
@@ -208,32 +219,51 @@ class Run:
         self.scaler = paddle.amp.GradScaler(enable=options.amp == "O1")
         self.epoch = 0
         self.best = {"epoch": 0, "val_clip_accuracy": -1.0, "val_loss": math.inf}
+        if resumed is not None:
+            try:
+                self._resume(path, resumed)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
 
-    def resume(self, path):
-        """Go on where the checkpoint was written; raise UserError where that is another run's."""
-        path = newest_checkpoint(path)
-        weights, facts, velocity = load_checkpoint(path)
-        kept = facts.get("run")
+    def _check_same_run(self, path, facts):
+        """Raise UserError where going on from a checkpoint would not be the run it belongs to."""
+        kept, options = facts.get("run"), self.options
         if kept is None:
             raise UserError(
                 f"{path}: weights only, nothing to resume; start from them: --pretrain_path {path}"
             )
-        now = comparable(self.options)
+        now = comparable(options)
         for name, was in kept["options"].items():
             if now.get(name) != was:
                 raise UserError(f"{path}: the run was started with --{name} {was}, not {now.get(name)}")
-        if kept["n_videos"] != self.n_videos:
+        if kept["n_videos"] != self.n_videos or facts["class_names"] != self.class_names:
             raise UserError(
-                f"{path}: the run was started on {kept['n_videos']} training videos, "
-                f"{self.options.annotation_path} has {self.n_videos}"
+                f"{path}: the run was started on {kept['n_videos']} training videos of "
+                f"{len(facts['class_names'])} classes, not on those of {options.annotation_path}"
             )
-        load_weights(self.net, weights)
-        load_velocity(self.optimizer, self.trained, velocity)
+        later = [p.name for p in saved_checkpoints(options.result_path) if epoch_of(p) > kept["epoch"]]
+        if later:
+            raise UserError(
+                f"{options.result_path}: holds {later[-1]}, which is later than {path.name}; delete what "
+                "is later to go on from there, or give another --result_path"
+            )
+
+    def _resume(self, path, checkpoint):
+        """Take over the checkpoint's state, and the best so far into the run's folder."""
+        kept = checkpoint.facts["run"]
+        load_weights(self.net, checkpoint.weights)
+        load_velocity(self.optimizer, self.trained, checkpoint.velocity)
         self.scheduler.set_state_dict(kept["scheduler"])
         if kept["scaler"]:
-            state = {name: np.array(value, "float32") for name, value in kept["scaler"].items()}
-            self.scaler.load_state_dict(state)
+            self.scaler.load_state_dict(kept["scaler"])
         self.epoch, self.best = kept["epoch"], kept["best"]
+        best_path = self.options.result_path / "best.pdparams"
+        if not best_path.exists():  # the run goes on in another folder
+            write_file(best_path, (path.parent / best_path.name).read_bytes())
+        # A run killed between the two files has a best that is newer than its checkpoint.
+        newer = load_checkpoint(best_path).facts.get("best", self.best)
+        if newer["val_clip_accuracy"] > self.best["val_clip_accuracy"]:
+            self.best = newer
 
     def end_epoch(self, val_loss, val_clip_accuracy):
         """Move the schedule, keep the best and the epoch's checkpoint; return whether it is the best."""
@@ -261,6 +291,7 @@ class Run:
             facts["run"] = {
                 "epoch": self.epoch,
                 "best": self.best,
+                "ft_begin_module": self.begin,
                 "options": comparable(options),
                 "n_videos": self.n_videos,
                 "scheduler": self.scheduler.state_dict(),
@@ -348,32 +379,30 @@ def main(options):
     training_clips, validation_clips = make_clips(options, annotation)
     training_labels = paddle.to_tensor([video.label for video in training_clips.videos])
     validation_labels = paddle.to_tensor([video.label for video in validation_clips.videos])
-    this = Run(options, annotation)
-    if options.resume_path is not None:
-        this.resume(options.resume_path)
+    state = TrainingState(options, annotation)
 
     log_path = options.result_path / "train.jsonl"
-    header = run_header(options, this.net, len(training_clips), len(validation_clips), device)
-    append_log(log_path, header, until_epoch=this.epoch)  # a run that saved nothing starts anew
+    header = run_header(options, state.net, len(training_clips), len(validation_clips), device)
+    append_log(log_path, header, until_epoch=state.epoch)  # a run that saved nothing starts anew
     print(
         f"{len(training_clips)} training videos, {len(validation_clips)} validation clips, "
-        f"{len(annotation.labels)} classes; ResNet3D-{this.net.model_depth} with "
-        f"{count_parameters(this.net):,} parameters, training {this.begin or 'everything'} on; {device}"
+        f"{len(annotation.labels)} classes; ResNet3D-{state.net.model_depth} with "
+        f"{count_parameters(state.net):,} parameters, training {state.begin or 'everything'} on; {device}"
     )
-    for epoch in range(this.epoch + 1, options.n_epochs + 1):
-        entry = {"epoch": epoch, "learning_rate": this.optimizer.get_lr()}
+    for epoch in range(state.epoch + 1, options.n_epochs + 1):
+        entry = {"epoch": epoch, "learning_rate": state.optimizer.get_lr()}
         batches = training_clips.batches(epoch, options.batch_size)
         loader = ClipLoader(training_clips, batches, options.n_threads, note)
         entry.update(
-            train_epoch(this.net, this.optimizer, this.scaler, loader, training_labels, epoch, options)
+            train_epoch(state.net, state.optimizer, state.scaler, loader, training_labels, epoch, options)
         )
         batches = validation_clips.batches(options.batch_size)
         loader = ClipLoader(validation_clips, batches, options.n_threads, note)
-        loss, accuracy = validate(this.net, loader, validation_labels, options.mean_dataset)
-        check_finite(this.net, loss, epoch, entry["learning_rate"])
+        loss, accuracy = validate(state.net, loader, validation_labels, options.mean_dataset)
+        check_finite(state.net, loss, epoch, entry["learning_rate"])
         entry.update(val_loss=loss, val_clip_accuracy=accuracy)
         append_log(log_path, entry)
-        is_best = this.end_epoch(loss, accuracy)
+        is_best = state.end_epoch(loss, accuracy)
         print(
             f"epoch {epoch}: train loss {entry['train_loss']:.4f} clip accuracy "
             f"{entry['train_clip_accuracy']:.4f}, validation loss {loss:.4f} clip accuracy "
@@ -381,8 +410,8 @@ def main(options):
             flush=True,
         )
     print(
-        f"best validation clip accuracy {this.best['val_clip_accuracy']:.4f} in epoch "
-        f"{this.best['epoch']}: {options.result_path / 'best.pdparams'}"
+        f"best validation clip accuracy {state.best['val_clip_accuracy']:.4f} in epoch "
+        f"{state.best['epoch']}: {options.result_path / 'best.pdparams'}"
     )
 
 

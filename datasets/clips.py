@@ -188,7 +188,8 @@ class ClipLoader:
 
     def _fits_shared_memory(self, notice):
         n_clips = max(map(len, self.batches))
-        n_waiting = 2 * max(2, self.n_threads)  # paddle.io.DataLoader's prefetch_factor is 2
+        # paddle.io.DataLoader's prefetch_factor is 2; one batch more is in use and one on its way.
+        n_waiting = 2 * max(2, self.n_threads) + 2
         n_needed = self.dataset[self.batches[0][0]][0].nbytes * n_clips * n_waiting
         try:
             n_free = shutil.disk_usage("/dev/shm").free
@@ -196,7 +197,7 @@ class ClipLoader:
             n_free = 0
         if n_needed > n_free:
             notice(
-                f"/dev/shm: {n_free / 1e6:,.0f} MB free, the loader wants {n_needed / 1e6:,.0f} MB; "
+                f"/dev/shm has less room than the {n_needed / 1e6:,.0f} MB that the loader wants; "
                 "batches go through pipes, which is slower. Docker: --shm-size; or fewer --n_threads"
             )
         return n_needed <= n_free
@@ -221,7 +222,7 @@ class ClipLoader:
 
 
 class _ErrorsAsItems:
-    """The dataset, but that what the user can mend comes as an item instead of being raised."""
+    """Wraps a dataset; returns a UserError as an item instead of raising it."""
 
     def __init__(self, dataset):
         self.dataset = dataset

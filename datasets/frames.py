@@ -62,8 +62,8 @@ def read_frame(path):
     try:
         with open(path, "rb") as file:
             return simplejpeg.decode_jpeg(file.read(), fastdct=False, fastupsample=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such frame") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(
             f"{path}: does not decode as jpg ({str(error).strip()}); "

@@ -15,7 +15,6 @@ import simplejpeg
 
 from opts import UserError
 
-
 # Titles in another encoding than UTF-8 are no reason to refuse a video; PyAV 19 knows that itself.
 _LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _BT709 = 1  # ffmpeg's AVCOL_SPC_BT709

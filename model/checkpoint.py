@@ -90,12 +90,16 @@ def load_checkpoint(path):
     return Checkpoint(weights, facts, velocity)
 
 
+def epoch_of(path):
+    """Return the epoch in a `save_<epoch>.pdparams` name, None for any other name."""
+    match = re.fullmatch(r"save_(\d+)\.pdparams", Path(path).name)
+    return int(match[1]) if match else None
+
+
 def saved_checkpoints(result_path):
     """Return the `save_<epoch>.pdparams` files of a folder, oldest epoch first."""
-    matches = [
-        (re.fullmatch(r"save_(\d+)\.pdparams", path.name), path) for path in Path(result_path).glob("*")
-    ]
-    return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
+    paths = [path for path in Path(result_path).glob("save_*.pdparams") if epoch_of(path) is not None]
+    return sorted(paths, key=epoch_of)
 
 
 def newest_checkpoint(path):

@@ -1,4 +1,5 @@
 """The device, and how a network is evaluated on it: eager on a GPU, with oneDNN on a CPU."""
+import os
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def prepare_device():
     if device == "cpu":
         # Paddle computes on one thread unless told otherwise.
         paddle.base.core.set_num_threads(n_cpu_threads())
-    else:
+    elif os.environ.get("FLAGS_cudnn_deterministic", "0").lower() in ("0", "false"):
         # Let cuDNN time its Conv3D algorithms and keep the fastest.
         paddle.set_flags({"FLAGS_cudnn_exhaustive_search": True})
     return device

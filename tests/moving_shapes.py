@@ -84,10 +84,11 @@ def make_checkpoint(path, shapes, n_classes=39, seed=0):
             n_out = shape[0] * int(np.prod(shape[2:]))
             state_dict[name] = torch.randn(shape, generator=generator) * (2 / n_out) ** 0.5
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {"epoch": 200, "arch": "resnet-10", "state_dict": state_dict, "optimizer": {}, "scheduler": {}},
-        path,
-    )
+    # What else the reference saves: the state of its optimiser and of its schedule.
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], 0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [50, 100, 150])
+    rest = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    torch.save({"epoch": 200, "arch": "resnet-10", "state_dict": state_dict, **rest}, path)
 
 
 def narrow_resnet10_shapes(widen_factor=0.25, conv1_t_size=3):

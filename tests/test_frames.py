@@ -65,7 +65,7 @@ def test_a_file_that_is_no_whole_jpg_is_named(tmp_path, content):
 
 
 def test_a_missing_frame_is_named(tmp_path):
-    with pytest.raises(UserError, match="image_00007.jpg: no such frame"):
+    with pytest.raises(UserError, match="image_00007.jpg: No such file"):
         read_frame(tmp_path / frame_name(7))
 
 

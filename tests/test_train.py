@@ -52,6 +52,15 @@ def test_two_epochs_are_one_and_a_resume_and_one_bit_for_bit(small_set, run_scri
     facts = load_checkpoint(small_set / "results/best.pdparams").facts
     assert facts["class_names"] == ["Jump", "run"] and facts["input"]["sample_size"] == 32
 
+    # Going on in another folder takes the best along; going back behind a checkpoint is refused.
+    train(*common, "--n_epochs", 2, "--result_path", "copy", "--resume_path", "again/save_1.pdparams")
+    for name in ("save_2.pdparams", "best.pdparams"):
+        assert_same_file(small_set / "results" / name, small_set / "copy" / name)
+    code, _, err = run_script(
+        "train.py", *SMALL_TRAINING, *common, "--resume_path", "results/save_1.pdparams", cwd=small_set
+    )
+    assert code == 1 and "holds save_2.pdparams, which is later than save_1.pdparams" in err
+
     # A third epoch after the end, with an epoch in the log that no checkpoint holds.
     with open(small_set / "again/train.jsonl", "a") as file:
         file.write('{"epoch": 3}\n')
@@ -75,6 +84,21 @@ def test_fine_tuning_starts_from_the_weights_and_moves_layer4_and_fc_only(small_
     assert code == 0, err
     assert "training layer4 on" in out
     after = load_checkpoint(small_set / "results/best.pdparams").weights
+    # And a resumed fine-tuning, over a fall of the rate, needs the checkpoint alone.
+    more = ["--lr_scheduler", "multistep", "--multistep_milestones", 3]
+    for name, epochs in (("whole", [4]), ("parts", [2, 4])):
+        for n_epochs in epochs:
+            resume = ["--resume_path", "parts"] if n_epochs != epochs[0] else []
+            code, out, err = run_script(
+                "train.py", *arguments, *more, "--n_epochs", n_epochs, "--result_path", name, *resume,
+                cwd=small_set,
+            )
+            assert code == 0, err
+            if resume == [] and name == "parts":
+                (small_set / "weights/r3d50_KM_200ep.pdparams").unlink()
+    assert log(small_set, "whole")[1][-1]["learning_rate"] == pytest.approx(0.001)
+    assert_same_file(small_set / "whole/save_4.pdparams", small_set / "parts/save_4.pdparams")
+
     moved = {name.split(".")[0] for name in after if name.endswith(("weight", "bias"))
              and not np.array_equal(after[name], before[name])}
     assert moved == {"layer4", "fc"}
@@ -130,15 +154,18 @@ def test_a_mistake_is_one_line_that_says_what_and_where(small_set, run_script, s
     assert "Traceback" not in err
 
 
-def test_a_diverging_run_stops_and_its_checkpoints_are_finite(small_set, run_script):
-    # 1e6 leaves an epoch or two finite and then does not.
+def test_a_run_that_diverges_stops_and_leaves_its_checkpoints_as_they_were(small_set, run_script):
+    code, out, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set)
+    assert code == 0, err
+    path = small_set / "results/save_1.pdparams"
+    weights, facts, velocity = load_checkpoint(path)
+    save_checkpoint(path, weights, facts, {n: np.full_like(v, 3e38) for n, v in velocity.items()})
+    before = {p.name: p.read_bytes() for p in (small_set / "results").glob("*.pdparams")}
     code, out, err = run_script(
-        "train.py", *SMALL_TRAINING, "--n_epochs", 20, "--checkpoint", 1, "--learning_rate", 1e6,
-        "--lr_scheduler", "multistep", cwd=small_set,
+        "train.py", *SMALL_TRAINING, "--n_epochs", 2, "--resume_path", "results", cwd=small_set
     )
-    assert code == 1 and "epoch" in err and "learning rate 1e+06" in err
-    for path in (small_set / "results").glob("*.pdparams"):
-        assert all(np.isfinite(a).all() for a in load_checkpoint(path).weights.values())
+    assert code == 1 and "epoch 2" in err and "Try a lower --learning_rate" in err
+    assert {p.name: p.read_bytes() for p in (small_set / "results").glob("*.pdparams")} == before
 
 
 @pytest.mark.parametrize(
