@@ -36,8 +36,8 @@ $(VENV)/ready: requirements.txt requirements-cpu.txt
 	if $(HAS_GPU); then grep -v '^torch' requirements.txt; else grep -v '^torch' requirements-cpu.txt; fi \
 		> .cache/requirements.txt
 	@# Another version in the same package, GPU or CPU; numpy 1 goes with Paddle 2.
-	@if [ -n "$(PADDLE)" ]; then sed -i -E 's/^(paddlepaddle(-gpu)?)[>=].*/\1==$(PADDLE)/; \
-		s/^numpy.*/numpy<$(if $(filter 2.%,$(PADDLE)),2,3)/' .cache/requirements.txt; \
+	@if [ -n "$(PADDLE)" ]; then sed -i -E -e 's/^(paddlepaddle(-gpu)?)[>=].*/\1==$(PADDLE)/' \
+		-e 's/^numpy.*/numpy<$(if $(filter 2.%,$(PADDLE)),2,3)/' .cache/requirements.txt; \
 	elif $(PY) -c "import importlib.util as u; exit(u.find_spec('paddle') is None)"; then \
 		sed -i '/^paddlepaddle/d; s/^numpy.*/numpy/' .cache/requirements.txt; fi
 	$(PY) -m pip install -q -r .cache/requirements.txt
