@@ -6,6 +6,7 @@ writes weights/r3d50_KM_200ep.pdparams, and prints the network that it found and
 difference between the logits of the two frameworks on one random clip.
 """
 import warnings
+import zipfile
 
 from opts import UserError, convert_options, run
 
@@ -32,12 +33,15 @@ def read_torch_checkpoint(path):
     import torch
 
     try:
+        _refuse_zip_bomb(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; README.md says where the released ones are") from None
-    except PermissionError:
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, expected a .pth file") from None
+    except (PermissionError, UserError):
         raise
     except Exception as error:  # a broken pickle raises nearly anything
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
@@ -45,10 +49,28 @@ def read_torch_checkpoint(path):
     state_dict = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state_dict, dict) or not state_dict:
         raise UserError(f"{path}: holds no state dict")
-    strangers = [name for name, value in state_dict.items() if not isinstance(value, torch.Tensor)]
-    if strangers:
-        raise UserError(f"{path}: {strangers[0]!r:.80} in its state dict is not a tensor")
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not name.isprintable() or not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{path}: {name!r:.80} in its state dict is not a tensor")
+        is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+        # A tensor can claim any shape by strides of 0.
+        if not is_plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{path}: {name} is not a plain tensor with all its numbers")
+        if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
+            raise UserError(f"{path}: {name} holds {tensor.dtype}, expected floating-point numbers")
     return state_dict
+
+
+def _refuse_zip_bomb(path):
+    """Raise UserError for a zip that unpacks to more than its size; torch.save does not compress."""
+    with open(path, "rb") as file:
+        n_bytes = file.seek(0, 2)
+        if zipfile.is_zipfile(file):
+            n_unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
+            if n_unpacked > n_bytes:
+                raise UserError(
+                    f"{path}: {n_bytes:,} bytes that unpack to {n_unpacked:,}; not a file of torch.save"
+                )
 
 
 def torch_logits(state_dict, clip, depth):
@@ -107,11 +129,11 @@ def main(options):
     paddle_path = options.paddle_path or torch_path.with_suffix(".pdparams")
     if paddle_path == torch_path:
         raise UserError(f"{paddle_path}: would overwrite the checkpoint it is made from")
-    state_dict = read_torch_checkpoint(torch_path)
+    state_dict = {name: tensor.float() for name, tensor in read_torch_checkpoint(torch_path).items()}
     paddle.set_device("cpu")  # newer GPUs convolve in TF32, which differs from PyTorch by 1e-3
     prepare_device()
     try:
-        weights = from_torch({name: tensor.float().numpy() for name, tensor in state_dict.items()})
+        weights = from_torch({name: tensor.numpy() for name, tensor in state_dict.items()})
         model = architecture_of(weights)
         net = ResNet3D(**model)
         load_weights(net, weights)

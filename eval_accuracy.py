@@ -13,7 +13,8 @@ prints, on UCF-101 split 1,
     top-1 accuracy: ...
 """
 from datasets.annotation import read_annotation, read_results
-from opts import UserError, eval_options, run, write_file
+from disk import write_file
+from opts import UserError, eval_options, note, run
 
 
 def top_k_accuracy(ground_truth, results, k, ignore=False):
@@ -37,7 +38,8 @@ def check_results(results, annotation, subset, k, path):
     if strangers:
         raise UserError(
             f"{path}: {len(strangers)} of {len(results)} videos are not of the subset {subset}: "
-            f"{', '.join(strangers[:3])}; give the annotation and the --subset that test.py ran on"
+            f"{', '.join(f'{name!r:.80}' for name in strangers[:3])}; "
+            "give the annotation and the --subset that test.py ran on"
         )
     if not results:
         raise UserError(f"{path}: no results in it; run test.py again")
@@ -66,6 +68,14 @@ def main(options):
     results = read_results(options.result_path)
     check_results(results, annotation, options.subset, options.k, options.result_path)
     print(f"number of result: {len(results)}")
+
+    missing = [name for name in ground_truth if name not in results]
+    if missing:
+        note(
+            f"{len(missing)} of {len(ground_truth)} videos have no result and "
+            f"{'are left out' if options.ignore else 'count as wrong'}: "
+            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+        )
 
     print(f"calculate top-{options.k} accuracy")
     accuracy = top_k_accuracy(ground_truth, results, options.k, options.ignore)

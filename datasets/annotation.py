@@ -12,11 +12,15 @@ Results (`val.json`), best label first:
     {"results": {"v_ApplyEyeMakeup_g01_c01": [{"label": "ApplyEyeMakeup", "score": 0.97}, ...]}}
 """
 import json
+import math
+import os
 from typing import NamedTuple
 
 from opts import UserError
 
 SUBSETS = ("training", "validation", "testing")
+# Kinetics-700's annotation has 100 MB.
+LARGEST_FILE = 10**9
 
 
 class Video(NamedTuple):
@@ -39,11 +43,21 @@ class Annotation(NamedTuple):
 def _read_json(path, what):
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file, object_pairs_hook=_without_repeats)
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes > LARGEST_FILE:
+                raise UserError(f"{path}: {n_bytes:,} bytes, expected a {what} of at most {LARGEST_FILE:,}")
+            return json.load(file, object_pairs_hook=_without_repeats, parse_int=_whole_number)
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{path}: not a JSON {what}: {error}") from None
+
+
+def _whole_number(text):
+    # Python before 3.10.7 takes the square of their number in time for many digits.
+    if len(text) > 100:
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
 
 
 def _without_repeats(pairs):
@@ -58,7 +72,7 @@ def _without_repeats(pairs):
 
 def _is_safe_name(name):
     """Tell whether a name from a file can only be a folder's entry, not lead out of the folder."""
-    is_text = isinstance(name, str) and 0 < len(name) <= 255 and name.isprintable()
+    is_text = isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= 255
     return is_text and "/" not in name and "\\" not in name and name not in (".", "..")
 
 
@@ -143,8 +157,9 @@ def _read_result(path, name, result):
     for item in result:
         label = item.get("label") if isinstance(item, dict) else None
         score = item.get("score") if isinstance(item, dict) else None
-        # NaN is the one number that is not equal to itself.
-        if not isinstance(label, str) or type(score) not in (int, float) or score != score:
+        # Python's JSON also reads NaN and Infinity.
+        is_number = type(score) in (int, float) and -math.inf < score < math.inf
+        if not isinstance(label, str) or not is_number:
             raise UserError(f'{where}: expected {{"label": text, "score": number}}, found {item!r:.80}')
         pairs.append((label, score))
     if any(a[1] < b[1] for a, b in zip(pairs, pairs[1:])):

@@ -25,10 +25,15 @@ def from_torch(state_dict):
         stem, _, last = name.rpartition(".")
         if last == "num_batches_tracked":
             continue
+        if last in _RENAMED.values():
+            raise UserError(f"{name!r:.80} is a name of Paddle's; these weights were converted before")
+        if np.asarray(array).dtype.kind != "f":
+            raise UserError(f"{name!r:.80} holds {np.asarray(array).dtype}, expected floating-point numbers")
         name = f"{stem}.{_RENAMED[last]}" if last in _RENAMED else name
         if name in weights:
             raise UserError(f"two tensors are called {name}, one of them with module. before it")
-        array = np.asarray(array, np.float32)
+        with np.errstate(over="ignore"):  # load_weights refuses what is too large
+            array = np.asarray(array, np.float32)
         weights[name] = np.ascontiguousarray(array.T) if name == "fc.weight" else array
     return weights
 
@@ -42,7 +47,7 @@ def architecture_of(weights):
 
     def shape(name, n_axes):
         array = weights.get(name)
-        if array is None or len(array.shape) != n_axes:
+        if array is None or len(array.shape) != n_axes or 0 in array.shape:
             found = "is missing" if array is None else f"has shape {list(array.shape)}"
             raise UserError(f"not the weights of a ResNet3D: {name} {found}")
         return array.shape
@@ -59,11 +64,23 @@ def architecture_of(weights):
     ]
     if not depths:
         raise UserError(f"not the weights of a ResNet3D: no depth has {counts} blocks in its stages")
+    n_channels, n_features = shape("layer4.0.conv1.weight", 5)[0], shape("fc.weight", 2)[0]
+    # The largest layers, so that a network of this size is no larger than what the weights hold.
+    kernel = tuple(shape("layer4.0.conv2.weight", 5))
+    if kernel != (n_channels, n_channels, 3, 3, 3):
+        raise UserError(f"not the weights of a ResNet3D: layer4.0.conv2.weight has shape {list(kernel)}")
+    if n_features != n_channels * (4 if is_bottleneck else 1):
+        raise UserError(f"not the weights of a ResNet3D: fc.weight takes {n_features} features")
+    if tuple(shape("fc.bias", 1)) != (shape("fc.weight", 2)[1],):
+        raise UserError("not the weights of a ResNet3D: fc.bias and fc.weight differ in their classes")
+    if shape("conv1.weight", 5)[1] != 3 or tuple(shape("conv1.weight", 5)[3:]) != (7, 7):
+        found = list(shape("conv1.weight", 5))
+        raise UserError(f"not the weights of a ResNet3D: conv1.weight has shape {found}")
     return {
         "model_depth": depths[0],
         "n_classes": shape("fc.weight", 2)[1],
         "resnet_shortcut": "B" if "layer2.0.downsample.0.weight" in weights else "A",
-        "resnet_widen_factor": shape("layer4.0.conv1.weight", 5)[0] / STAGE_CHANNELS[-1],
+        "resnet_widen_factor": n_channels / STAGE_CHANNELS[-1],
         "conv1_t_size": shape("conv1.weight", 5)[2],
         "conv1_t_stride": 1,
         "no_max_pool": False,
@@ -82,13 +99,13 @@ def load_weights(net, weights, except_fc=False):
         own = {name: tensor for name, tensor in own.items() if not name.startswith("fc.")}
         weights = {name: array for name, array in weights.items() if not name.startswith("fc.")}
     problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is not the network's" for name in weights if name not in own]
+    problems += [f"{name:.80} is not the network's" for name in weights if name not in own]
     for name, tensor in own.items():
         if name in weights:
             array = weights[name]
             if list(array.shape) != list(tensor.shape):
                 problems.append(f"{name} is {list(array.shape)}, not {list(tensor.shape)}")
-            elif not np.isfinite(array).all():
+            elif not _is_finite_float32(array):
                 problems.append(f"{name} is not finite")
     if problems:
         raise UserError(
@@ -97,6 +114,11 @@ def load_weights(net, weights, except_fc=False):
         )
     for name, tensor in own.items():
         tensor.set_value(np.asarray(weights[name], np.float32))
+
+
+def _is_finite_float32(array):
+    with np.errstate(over="ignore"):  # a float64 can be finite and too large for a float32
+        return np.asarray(array).dtype.kind == "f" and np.isfinite(np.asarray(array, np.float32)).all()
 
 
 def weights_of(net):

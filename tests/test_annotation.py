@@ -78,7 +78,24 @@ def test_a_missing_file_is_named(tmp_path, read):
         read(tmp_path / "gone.json")
 
 
-UNSAFE = ["", ".", "..", "../up", "/root", "a/b", "a\\b", "a\0b", "a\nb", "a" * 256, 7, None, ["a"]]
+def test_a_file_larger_than_any_annotation_is_refused_unread(tmp_path):
+    path = tmp_path / "large.json"
+    with open(path, "wb") as file:
+        file.truncate(10**9 + 1)  # takes no room on the disk
+    for read in (read_annotation, read_results):
+        with pytest.raises(UserError, match="large.json: 1,000,000,001 bytes"):
+            read(path)
+
+
+@pytest.mark.parametrize("depth", [*range(900, 1000, 7), 3000, 100_000])
+def test_a_deeply_nested_score_is_refused(tmp_path, depth):
+    for left, right in ("[]", ('{"a": ', "}")):
+        nested = left * depth + "1" + right * depth
+        refused(read_results, tmp_path / "deep.json", f'{{"results": {{"v": [{nested}]}}}}')
+
+
+UNSAFE = ["\ud800", "é" * 128, "", ".", "..", "../up", "/root", "a/b", "a\\b", "a\0b", "a\nb", "a" * 256, 7,
+          None, ["a"]]  # fmt: skip
 VIDEO = ["database", "v_a_g01_c01"]
 SEGMENT = [*VIDEO, "annotations", "segment"]
 
@@ -148,6 +165,7 @@ PAIRS = ["results", "v"]
         ([*PAIRS, 0, "score"], "0.7", "score"),
         ([*PAIRS, 0, "score"], True, "score"),
         ([*PAIRS, 0, "score"], math.nan, "score"),
+        ([*PAIRS, 0, "score"], -math.inf, "score"),
         ([*PAIRS, 0, "score"], None, "score"),
         ([*PAIRS, 1, "score"], 0.8, "not in order"),
         ([*PAIRS, 1, "label"], "Archery", "twice"),

@@ -1,12 +1,19 @@
 """Checkpoints: what is written is read, what is not data is refused."""
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import paddle
 import pytest
 
-from model.checkpoint import DEFAULT_INPUT, load_checkpoint, newest_checkpoint, save_checkpoint
+from model.checkpoint import (
+    DEFAULT_INPUT,
+    load_checkpoint,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from model.resnet3d import ResNet3D
 from model.weights import architecture_of, weights_of
 from opts import UserError
@@ -97,6 +104,126 @@ def test_a_broken_file_is_one_error_with_its_name(tmp_path, content):
         load_checkpoint(path)
 
 
+FACTS = {
+    "model": architecture_of(weights_of(NET)),
+    "input": DEFAULT_INPUT,
+    "class_names": ["a", "b", "c"],
+}
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("model", {**FACTS["model"], "n_classes": 10**9}),
+        ("model", {**FACTS["model"], "resnet_widen_factor": 1000.0}),
+        ("model", {**FACTS["model"], "conv1_t_stride": 0}),
+        ("model", {**FACTS["model"], "unknown": 1}),
+        ("model", None),
+        ("input", {**DEFAULT_INPUT, "sample_size": 10**6}),
+        ("input", {**DEFAULT_INPUT, "sample_size": "112"}),
+        ("input", {}),
+        ("class_names", ["a", "b"]),
+        ("class_names", ["a", "b", 3]),
+    ],
+)
+def test_facts_that_do_not_belong_to_the_weights_are_refused(tmp_path, key, value):
+    path = tmp_path / "a.pdparams"
+    save_checkpoint(path, weights_of(NET), FACTS)
+    assert load_checkpoint(path).facts == FACTS
+    save_checkpoint(path, weights_of(NET), {**FACTS, key: value})
+    with pytest.raises(UserError, match="a.pdparams: facts@@ is"):
+        load_checkpoint(path)
+
+
+def test_facts_nested_too_deeply_are_refused(tmp_path):
+    path = tmp_path / "a.pdparams"
+    path.write_bytes(pickle.dumps({**weights_of(NET), "facts@@": "[" * 100_000}, protocol=4))
+    with pytest.raises(UserError, match="facts@@ is broken"):
+        load_checkpoint(path)
+
+
+def test_a_network_may_have_what_leaves_no_trace_in_the_weights(tmp_path):
+    # What train.py writes where only some options were given.
+    model = {"model_depth": 10, "n_classes": 3, "resnet_widen_factor": 0.125, "conv1_t_size": 3}
+    facts = {**FACTS, "model": {**model, "conv1_t_stride": 2, "no_max_pool": True}}
+    for each in (facts, {**FACTS, "model": model}):
+        save_checkpoint(tmp_path / "a.pdparams", weights_of(NET), each)
+        assert load_checkpoint(tmp_path / "a.pdparams").facts == each
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_every_protocol_of_paddle_save_is_read(tmp_path, protocol):
+    path = tmp_path / "a.pdparams"
+    paddle.save(NET.state_dict(), str(path), protocol=protocol)
+    read = load_checkpoint(path).weights
+    for name, array in weights_of(NET).items():
+        np.testing.assert_array_equal(read[name], array)
+
+
+def test_an_optimizers_state_is_refused_in_one_line(tmp_path):
+    net = paddle.nn.Linear(2, 3)
+    rate = paddle.optimizer.lr.StepDecay(0.1, 1)
+    optimizer = paddle.optimizer.Momentum(rate, parameters=net.parameters())
+    net(paddle.zeros([1, 2])).sum().backward()
+    optimizer.step()
+    paddle.save(optimizer.state_dict(), str(tmp_path / "a.pdopt"))
+    with pytest.raises(UserError, match="a.pdopt: an optimizer's state; give the .pdparams") as error:
+        load_checkpoint(tmp_path / "a.pdopt")
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_are_read_in_fortrans_order_and_the_other_byte_order_too(tmp_path):
+    weights = weights_of(NET)
+    weights["fc.weight"] = np.asfortranarray(weights["fc.weight"])
+    weights["fc.bias"] = weights["fc.bias"].astype(">f4")
+    (tmp_path / "a.pdparams").write_bytes(pickle.dumps(weights, protocol=4))
+    read = load_checkpoint(tmp_path / "a.pdparams").weights
+    for name in weights:
+        np.testing.assert_array_equal(read[name], weights[name])
+    assert read["fc.bias"].dtype.isnative and read["fc.bias"].flags.writeable
+
+
+def amplifiers():
+    """Return pickles of a megabyte that ask for gigabytes: the memo hands the same bytes to many calls."""
+    n, again = 2**20, 2000
+    data, length = bytes(n), n.to_bytes(4, "little")
+    begin = b"\x80\x04}\x8c\x01x]("
+    none = b"J\xff\xff\xff\xff"
+    dtype = b"cnumpy\ndtype\n\x8c\x02f4\x89\x88\x87R(K\x03\x8c\x01<NNN" + none * 2 + b"K\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\nq\x00cnumpy\nndarray\nK\x00\x85C\x01b\x87q\x01R"
+    shape = b"J" + (n // 4).to_bytes(4, "little") + b"\x85"
+    state = b"(K\x01" + shape + dtype + b"\x89B" + length + data + b"tq\x02b"
+    text = b"c_codecs\nencode\nq\x00X" + length + b"a" * n + b"\x8c\x06latin1\x86q\x01R"
+    members = b"cbuiltins\ntuple\nq\x00](" + b"N" * 200_000 + b"e\x85q\x01R"
+    return {
+        "arrays": begin + array + state + b"h\x00h\x01Rh\x02b" * again + b"es.",
+        "bytes": begin + text + b"h\x00h\x01R" * again + b"es.",
+        "tuples": begin + members + b"h\x00h\x01R" * again + b"es.",
+        # A name that is a tuple of 2**60 empty ones.
+        "text": b"\x80\x04)" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"\x8c\x01x\x93.",
+    }
+
+
+@pytest.mark.parametrize("kind", amplifiers())
+def test_a_file_that_asks_for_far_more_memory_than_its_size_is_refused(tmp_path, kind):
+    path = tmp_path / "a.pdparams"
+    path.write_bytes(amplifiers()[kind])
+    tracemalloc.start()  # numpy's arrays too
+    try:
+        with pytest.raises(UserError, match="a.pdparams: .*(more memory|makes no array|code and not data)"):
+            load_checkpoint(path)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_mark_is_never_kept_as_a_value(tmp_path):
+    path = tmp_path / "a.pdparams"
+    path.write_bytes(b"\x80\x04(\x94h\x00t.")
+    with pytest.raises(UserError, match="a mark in the place of a value"):
+        load_checkpoint(path)
+
+
 def test_a_missing_file_or_a_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="none.pdparams: no such weights"):
         load_checkpoint(tmp_path / "none.pdparams")
@@ -105,9 +232,20 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path):
 
 
 def test_a_folder_stands_for_its_last_epoch(tmp_path):
-    for name in ("save_2.pdparams", "save_10.pdparams", "best.pdparams", ".save_11.pdparams.1.tmp"):
+    for name in ("save_2.pdparams", "save_10_3.pdparams", "best.pdparams", ".save_11.pdparams.1.tmp"):
+        (tmp_path / name).touch()
+    assert newest_checkpoint(tmp_path).name == "save_10_3.pdparams"
+    for name in ("save_10.pdparams", "save_9.pdparams"):
         (tmp_path / name).touch()
     assert newest_checkpoint(tmp_path).name == "save_10.pdparams"
     assert newest_checkpoint(tmp_path / "save_2.pdparams").name == "save_2.pdparams"
     with pytest.raises(UserError, match="no save_<epoch>.pdparams"):
         newest_checkpoint(tmp_path.parent)
+
+
+def test_old_checkpoints_go_and_the_best_stays(tmp_path):
+    for name in ("save_1", "save_2", "save_2_5", "save_10", "save_11_4", "save_11_8", "best"):
+        (tmp_path / f"{name}.pdparams").touch()
+    prune_checkpoints(tmp_path, keep=2)
+    left = {path.stem for path in tmp_path.iterdir()}
+    assert left == {"save_2", "save_10", "save_11_8", "best"}

@@ -84,6 +84,21 @@ def change(path, function):
     torch.save(content, path)
 
 
+def zip_bomb(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(10**8))
+
+
+def test_half_and_double_precision_convert_too(tmp_path):
+    path = tmp_path / "half.pth"
+    make_checkpoint(path, narrow_resnet10_shapes())
+    change(path, lambda s: s.update({"fc.bias": s["fc.bias"].double(), "fc.weight": s["fc.weight"].half()}))
+    convert(path)
+    weights = load_checkpoint(tmp_path / "half.pdparams").weights
+    state_dict = torch.load(path, weights_only=True)["state_dict"]
+    np.testing.assert_array_equal(weights["fc.weight"], state_dict["fc.weight"].float().numpy().T)
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
@@ -92,6 +107,21 @@ def change(path, function):
         (lambda p: p.write_text("hello"), "not a checkpoint of PyTorch"),
         (lambda p: p.write_bytes(p.read_bytes()[:5000]), "not a checkpoint of PyTorch"),
         (lambda p: zipfile.ZipFile(p, "w").writestr("a", "b"), "not a checkpoint of PyTorch"),
+        (lambda p: zip_bomb(p), "bytes that unpack to 100,000,000"),
+        (lambda p: (p.unlink(), p.mkdir()), "a folder, expected a .pth"),
+        (lambda p: torch.save({"fc.bias": torch.zeros(1).expand(10**12)}, p), "with all its numbers"),
+        (lambda p: torch.save({"fc.bias": torch.zeros(2).to_sparse()}, p), "fc.bias"),
+        (lambda p: torch.save({3: torch.zeros(2)}, p), "is not a tensor"),
+        (lambda p: change(p, lambda s: s.update({"a\nb": torch.zeros(1)})), "is not a tensor"),
+        *(
+            (lambda p, d=d: change(p, lambda s: s.update({"fc.bias": s["fc.bias"].to(d)})), f"holds {d}")
+            for d in (torch.int64, torch.bool, torch.complex64)
+        ),
+        (lambda p: change(p, lambda s: s.update({"fc.bias": s["fc.bias"].double() + 1e300})), "not finite"),
+        (
+            lambda p: change(p, lambda s: s.update({"bn1._mean": s.pop("bn1.running_mean")})),
+            "bn1._mean' is a name of Paddle's",
+        ),
         (lambda p: torch.save([1, 2], p), "no state dict"),
         (lambda p: torch.save({"state_dict": {"a": 1}}, p), "is not a tensor"),
         (lambda p: torch.save(Evil(p.parent / "was_run"), p), "not a checkpoint of PyTorch"),

@@ -1,5 +1,6 @@
 """Stage 5 as a user runs it, on a Python that cannot import Paddle."""
 import json
+import math
 import random
 
 import pytest
@@ -26,7 +27,7 @@ def scored(tmp_path, run_script):
     (tmp_path / "no_paddle/paddle.py").write_text("raise ImportError('Paddle is not to be imported')\n")
 
     class Scored:
-        labels, path = LABELS, tmp_path
+        labels, path, note = LABELS, tmp_path, ""
 
         def run(self, *arguments):
             annotation = {"labels": self.labels, "database": self.database}
@@ -40,7 +41,7 @@ def scored(tmp_path, run_script):
 
         def accuracy(self, *arguments):
             code, out, err = self.run(*arguments)
-            assert (code, err) == (0, "")
+            assert (code, err) == (0, self.note)
             return float(out.split()[-1])
 
     scored = Scored()
@@ -92,8 +93,18 @@ def test_a_video_without_a_result_is_wrong_unless_ignored(scored):
     right = next(n for n, result in scored.results.items() if result[0]["label"] == scored.truth[n])
     del scored.results[right]
     left = n_correct(scored.truth, scored.results, 1)
+    scored.note = f"note: 1 of 40 videos have no result and count as wrong: {right}\n"
     assert scored.accuracy() == left / 40
+    scored.note = f"note: 1 of 40 videos have no result and are left out: {right}\n"
     assert scored.accuracy("--ignore") == left / 39
+
+
+def test_the_note_on_videos_without_a_result_names_the_first_three(scored):
+    for name in ("v_3", "v_7", "v_20", "v_30"):
+        del scored.results[name]
+    code, out, err = scored.run()
+    assert (code, out.count("\n")) == (0, 6)
+    assert err == "note: 4 of 40 videos have no result and count as wrong: v_3, v_7, v_20, ...\n"
 
 
 def test_another_subset_is_counted_on_its_own(scored):
@@ -124,6 +135,8 @@ MISTAKES = {
     ),
     "too few labels for k": (set_result(PAIRS[:2]), ["-k", 5], "v_3 has 2 labels, top-5 needs 5"),
     "more than was written": (lambda s: None, ["-k", 6], "run test.py with --output_topk 6"),
+    "a name of two lines": (lambda s: s.results.update({"a\nb": PAIRS}), [], "of the subset"),
+    "infinite score": (set_result([{"label": LABELS[0], "score": math.inf}]), [], "v_3"),
     "unsorted": (set_result(PAIRS[::-1]), [], "not in order"),
     "malformed result": (set_result({"label": "class0"}), [], "val.json: video 'v_3'"),
     "malformed annotation": (lambda s: s.database.update(v_3=None), [], "truth.json: video 'v_3'"),

@@ -63,6 +63,7 @@ def test_weights_of_another_network_name_what_is_wrong():
         (lambda w: w.update(extra=np.zeros(1)), "extra is not the network's"),
         (lambda w: w.update({"bn1.weight": np.zeros(9)}), r"bn1.weight is \[9\], not \[8\]"),
         (lambda w: w["fc.bias"].fill(np.nan), "fc.bias is not finite"),
+        (lambda w: w.update({"fc.bias": np.full(3, 1e39)}), "fc.bias is not finite"),  # as a float32
     ],
 )
 def test_a_tensor_that_does_not_fit_is_refused_by_name(change, message):
@@ -76,12 +77,43 @@ def test_a_tensor_that_does_not_fit_is_refused_by_name(change, message):
         np.testing.assert_array_equal(array, before[name])
 
 
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("layer4.0.conv1.weight", (10**6, 1, 1, 1, 1)),
+        ("layer4.0.conv2.weight", (64, 64, 3, 3, 1)),
+        ("fc.weight", (64, 10**6)),
+        ("fc.weight", (63, 3)),
+        ("fc.weight", (64, 0)),
+        ("conv1.weight", (8, 3, 7, 7, 10**5)),
+    ],
+)
+def test_a_shape_that_asks_for_a_network_larger_than_its_weights_is_refused(name, shape):
+    weights = weights_of(small_network())
+    weights[name] = np.zeros(shape, np.float32)
+    with pytest.raises(UserError, match="not the weights of a ResNet3D"):
+        architecture_of(weights)
+
+
+@pytest.mark.parametrize("dtype", ["i4", "c8", "?", object, "U3"])
+def test_tensors_of_other_than_floating_point_numbers_are_refused(dtype):
+    with pytest.raises(UserError, match="'fc.bias' holds .*, expected floating-point"):
+        from_torch({"fc.bias": np.zeros(3).astype(dtype)})
+
+
 def test_the_head_alone_can_be_left_out():
     net, other = small_network(n_classes=3), small_network(n_classes=7)
     head = weights_of(net)["fc.weight"]
     load_weights(net, weights_of(other), except_fc=True)
     np.testing.assert_array_equal(weights_of(net)["fc.weight"], head)
     np.testing.assert_array_equal(weights_of(net)["conv1.weight"], weights_of(other)["conv1.weight"])
+
+
+def test_a_name_of_any_length_is_told_in_a_short_line():
+    weights = {**weights_of(small_network()), "x" * 10**6: np.zeros(1, np.float32)}
+    with pytest.raises(UserError, match="xxx is not the network's") as error:
+        load_weights(small_network(), weights)
+    assert len(str(error.value)) < 500
 
 
 def test_two_names_that_become_one_are_refused():

@@ -1,0 +1,173 @@
+"""Files that outlive what befalls a run: kills, full disks, a second run in the same folder."""
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from opts import UserError, note
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFull(UserError):
+    """A file did not fit on its disk."""
+
+    def __init__(self, path, n_bytes, reason):
+        super().__init__(
+            f"{path}: {reason}; {n_bytes:,} bytes are needed, nothing was replaced; "
+            "free some space and run the same command again"
+        )
+
+    def __reduce__(self):  # from a worker process as it is, not with the arguments of __init__
+        return _same_text, (str(self),)
+
+
+def _same_text(text):
+    error = DiskFull.__new__(DiskFull)
+    error.args = (text,)
+    return error
+
+
+def write_file(path, content):
+    """Write bytes or text to a file, whole or not at all; make its folder where it is missing.
+
+    Raises DiskFull with the file's name and size.
+    """
+    path = Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in DISK_FULL:
+            raise DiskFull(path, len(content), error.strerror) from None
+        raise
+
+
+def remove_temporaries(folder):
+    """Delete what killed runs left of `write_file` in a folder; for its owner alone (`only_run`)."""
+    for path in Path(folder).glob(".*.tmp"):
+        path.unlink()
+
+
+class Journal:
+    """An append-only file of JSON objects, a line each, that says how far a run has come.
+
+        {"epoch": 1, "train_loss": 1.75}
+        {"epoch": 2, "train_loss": 1.43}
+
+    `entries` holds what is in the file and what was added. A line that a kill cut short counts as
+    not written. Raises UserError where any other line is broken, and where the disk is full.
+    """
+
+    def __init__(self, path, flush_seconds=0, before_flush=None):
+        """Read the file where there is one. Entries wait up to `flush_seconds` for their way to the
+        disk; `before_flush` is called first, to bring there what they speak of.
+        """
+        self.path = Path(path)
+        self.flush_seconds = flush_seconds
+        self.before_flush = before_flush
+        self._waiting = b""
+        self._flushed = time.monotonic()
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole, _, torn = content.rpartition(b"\n")
+        self.entries = [self._parse(i, line) for i, line in enumerate(whole.splitlines(), start=1)]
+        if torn:
+            os.truncate(self.path, len(content) - len(torn))
+
+    def _parse(self, number, line):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if not isinstance(entry, dict):
+            raise UserError(f"{self.path}: line {number} is not a JSON object; delete the file or mend it")
+        return entry
+
+    def add(self, entry):
+        """Append an entry, on disk within `flush_seconds` of the last ones."""
+        self.entries.append(entry)
+        self._waiting += json.dumps(entry).encode() + b"\n"
+        if time.monotonic() - self._flushed >= self.flush_seconds:
+            self.flush()
+
+    def flush(self):
+        """Bring all entries to the disk."""
+        if not self._waiting:
+            return
+        if self.before_flush is not None:
+            self.before_flush()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab") as file:
+                file.write(self._waiting)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise DiskFull(self.path, len(self._waiting), error.strerror) from None
+            raise
+        self._waiting = b""
+        self._flushed = time.monotonic()
+
+    def keep(self, condition):
+        """Drop the entries that do not meet a condition, in one replacement of the file."""
+        self.flush()
+        kept = [entry for entry in self.entries if condition(entry)]
+        if len(kept) < len(self.entries):
+            write_file(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            self.entries = kept
+
+
+@contextlib.contextmanager
+def only_run(lock_path):
+    """Hold a folder for this run alone, by a lock on a file in it.
+
+    The lock ends with the process, however that ends, so none is ever stale; worker processes do
+    not inherit it. Raises UserError, naming the owner, where another process holds it.
+    """
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock_path, "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise UserError(
+                    f"{lock_path.parent}: another run is at work here ({file.read().strip()}); "
+                    "wait for its end, or give another folder"
+                ) from None
+            note(f"{lock_path}: no locks on this disk ({error.strerror}); start only one run in its folder")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def require_space(path, n_bytes, n_files, what):
+    """Raise UserError where the disk of a path has less room than `what` is expected to take."""
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    disk = os.statvfs(folder)
+    n_free = disk.f_bavail * disk.f_frsize
+    if n_free < n_bytes:
+        raise UserError(
+            f"{path}: {what} will take about {n_bytes / 1e6:,.0f} MB, its disk has "
+            f"{n_free / 1e6:,.0f} MB free; free some space, or give a folder on another disk"
+        )
+    if disk.f_files and disk.f_favail < n_files:  # some file systems do not count
+        raise UserError(
+            f"{path}: {what} will take about {n_files:,} files, its disk has room for "
+            f"{disk.f_favail:,} (df -i); give a folder on another disk"
+        )
