@@ -4,116 +4,146 @@
 
 writes dataset/UCF-101-jpg/<Class>/<video>/image_00001.jpg, ... and dataset/ucf101_01.json, _02, _03,
 and prints the number of videos, classes and frames and the size of each split. A second run decodes
-what is missing.
+what is missing. `--check` reads all frames of a finished folder, `--repair` redoes what is damaged.
 """
-import json
+import contextlib
 import os
-import shutil
-import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 
-from opts import DISK_FULL, UserError, generate_options, progress_bar, run, write_file
+from opts import UserError, generate_options, note, progress_bar, run
 
 if __name__ == "__main__":
     OPTIONS = generate_options()  # before PyAV, so that --help answers at once
 
-from datasets.annotation import Video, annotation_json
-from datasets.frames import count_frames, frame_name
+from datasets.annotation import Video, annotation_json, read_annotation
+from datasets.extraction import (
+    FramesFolder,
+    check_video,
+    extract,
+    in_processes,
+    require_frames_folder,
+    sample_size,
+)
 from datasets.ucf101 import SPLITS, class_labels, find_videos, read_split_lists, subset_by_group
-from datasets.video import encode_frame, read_frames
+from disk import DiskFull, only_run, require_space, write_file
 
 
-def extract(path, folder, size, quality, fps=None):
-    """Decode one video to a folder of frames, which appears only when complete; return their number.
-
-    Raises UserError for a video that does not decode as a whole.
-    """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
-    temporary.mkdir(parents=True)
-    n_frames = 0
-    try:
-        for frame, n_copies in read_frames(path, fps):
-            content = encode_frame(frame, size, quality) if n_copies else None
-            for _ in range(n_copies):
-                n_frames += 1
-                (temporary / frame_name(n_frames)).write_bytes(content)
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return n_frames
+def name_of(path):
+    """Return `<Class>/<video>` of a video file."""
+    return f"{path.parent.name}/{path.stem}"
 
 
-def check_settings(dst_path, settings):
-    """Write the settings of the frames beside them; refuse to mix them with other settings."""
-    path = dst_path / "settings.json"
-    if not path.exists():
-        write_file(path, json.dumps(settings))
-        return
-    try:
-        existing = json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path}: broken; delete the folder {dst_path} and run again") from None
-    if existing != settings:
-        raise UserError(
-            f"{dst_path}: holds frames made with {existing}, this run has {settings}; "
-            "use the same settings or another folder"
-        )
-
-
-def extract_all(paths, dst_path, n_jobs, **settings):
-    """Extract the videos that have no folder yet; return the number of frames of each, in order.
+def extract_all(paths, frames, options):
+    """Extract the videos that are not done yet; return the number of frames of each, in order.
 
     Raises UserError with the list of videos that failed, after all others are done.
     """
-    folders = [dst_path / path.parent.name / path.stem for path in paths]
-    n_frames = {folder: count_frames(folder) for folder in folders if folder.is_dir()}
-    missing = [(path, folder) for path, folder in zip(paths, folders) if folder not in n_frames]
+    missing = [path for path in paths if not frames.is_done(name_of(path), options.allow_partial)]
+    frames.check_links([name_of(path) for path in missing])
+    check_space(missing, frames, options)
+    # Before any is redone: a line left from before would count for frames that are not on disk yet.
+    frames.forget({name_of(path) for path in missing})
+    arguments = (*frames.settings.values(), options.allow_partial)
+    tasks = [(path, frames.path / name_of(path), *arguments) for path in missing]
     failures = []
-    # Ctrl-C reaches the workers too; they ignore it and finish the video that they are at.
-    ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with progress_bar(
-        total=len(paths), initial=len(n_frames), unit="video", desc="decoding"
-    ) as bar, ProcessPoolExecutor(n_jobs, initializer=ignore_interrupts) as pool:
-        futures = {pool.submit(extract, path, folder, **settings): folder for path, folder in missing}
+    bar = progress_bar(
+        total=len(paths), initial=len(paths) - len(missing), unit="video", desc="decoding"
+    )
+    results = in_processes(extract, tasks, options.n_jobs, options.time_limit)
+    with bar, contextlib.closing(results):
         try:
-            for future in as_completed(futures):
-                try:
-                    n_frames[futures[future]] = future.result()
-                except UserError as error:
-                    failures.append(str(error))
+            for (path, *_), result in results:
+                if isinstance(result, DiskFull):
+                    raise result
+                if isinstance(result, UserError):
+                    text = str(result)
+                    failures.append(text if text.startswith(str(path)) else f"{path}: {text}")
+                else:
+                    frames.add(name_of(path), *result)
                 bar.update()
-        except BrokenProcessPool:
-            raise UserError(
-                "a decoding process died (out of memory?); finished videos are kept: "
-                "run the same command again, with a smaller --n_jobs"
-            ) from None
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise UserError(
-                f"{dst_path}: disk full after {len(n_frames)} of {len(paths)} videos, which are kept; "
-                "free some space and run the same command again"
-            ) from None
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            results.close()  # ends the processes first: what they leave is deleted here
+            frames.remove_temporaries()
+            frames.journal.flush()
     if failures:
         raise UserError(
             f"{len(failures)} of {len(paths)} videos do not decode, the others are done; no annotation "
-            "was written. Replace or delete these and run the same command again:\n  "
-            + "\n  ".join(sorted(failures))
+            "was written. Replace or delete these (--allow_partial keeps what decodes of some) and run the "
+            "same command again:\n  " + "\n  ".join(sorted(failures))
         )
-    return [n_frames[folder] for folder in folders]
+    entries = [frames.entries[name_of(path)] for path in paths]
+    partial = [f"{entry['video']} ({entry['partial']})" for entry in entries if "partial" in entry]
+    if partial:
+        note(f"{len(partial)} videos are there in part only:\n  " + "\n  ".join(partial))
+    return [entry["n_frames"] for entry in entries]
+
+
+def check_space(missing, frames, options, n_samples=8):
+    """Raise UserError where the disk is too small for the frames, estimated from a few videos."""
+    samples = missing[:: max(1, len(missing) // n_samples)]
+    tasks = [(path, *frames.settings.values()) for path in samples]
+    n_bytes = n_frames = n_sampled = 0
+    # A video that takes long here is left to the extraction, which tells of it.
+    results = in_processes(sample_size, tasks, options.n_jobs, min(20, options.time_limit))
+    with contextlib.closing(results):
+        for (path, *_), result in results:
+            if not isinstance(result, UserError) and result[1]:
+                n_sampled += path.stat().st_size
+                n_bytes, n_frames = n_bytes + result[0], n_frames + result[1]
+    if n_sampled:
+        scale = sum(path.stat().st_size for path in missing) / n_sampled
+        what = f"the frames of {len(missing)} videos"
+        require_space(frames.path, n_bytes * scale, round(n_frames * scale), what)
+
+
+def check_all(frames, options):
+    """Read all frames of a finished folder and print what is wrong; return the damaged videos' names."""
+    size = frames.settings["size"]
+    tasks = [(frames.path / name, entry["n_frames"], size) for name, entry in frames.entries.items()]
+    names = {frames.path / name: name for name in frames.entries}
+    findings = {name: ["not in the journal"] for name in frames.unknown()}
+    bar = progress_bar(total=len(tasks), unit="video", desc="checking")
+    results = in_processes(check_video, tasks, options.n_jobs, options.time_limit)
+    with bar, contextlib.closing(results):
+        for (folder, *_), result in results:
+            if result:
+                findings[names[folder]] = [str(result)] if isinstance(result, UserError) else result
+            bar.update()
+    n_frames_of = {name.split("/")[1]: entry["n_frames"] for name, entry in frames.entries.items()}
+    for path in annotation_paths(frames.path):
+        if path.exists():
+            for video in sum(read_annotation(path).videos.values(), []):
+                if n_frames_of.get(video.name) != video.end - 1:
+                    name, n = f"{video.class_name}/{video.name}", n_frames_of.get(video.name, "no")
+                    text = f"{path.name} says {video.end - 1} frames, there are {n}"
+                    findings.setdefault(name, []).append(text)
+    for name in sorted(findings):
+        texts = findings[name]
+        more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+        print(f"{name}: {'; '.join(texts[:3])}{more}")
+    return sorted(findings)
+
+
+def require_videos(damaged, paths):
+    """Raise UserError unless every damaged video can be decoded again; nothing is dropped before."""
+    lost = sorted(set(damaged).difference(map(name_of, paths)))
+    if lost:
+        raise UserError(
+            f"{len(lost)} of {len(damaged)} damaged videos are not among the videos given "
+            f"({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}); nothing was changed, "
+            "give the folder that has them as dir_path"
+        )
+
+
+def annotation_paths(dst_path):
+    """Return where the annotation files of the splits are: beside the frames' folder."""
+    return [dst_path.parent / f"ucf101_{split:02d}.json" for split in SPLITS]
 
 
 def write_annotations(paths, n_frames, dst_path, lists_path=None):
     """Write the annotation files of the three splits next to the frames' folder; yield a line each."""
     labels = class_labels(path.parent.name for path in paths)
     label_of = {name: label for label, name in enumerate(labels)}
-    for split in SPLITS:
+    for split, annotation_path in zip(SPLITS, annotation_paths(dst_path)):
         lists = read_split_lists(lists_path, split) if lists_path else None
         videos = {"training": [], "validation": []}
         for path, n in zip(paths, n_frames):
@@ -125,21 +155,41 @@ def write_annotations(paths, n_frames, dst_path, lists_path=None):
                 raise UserError(f"{path.stem}: in no list of split {split} in {lists_path}")
             class_name = path.parent.name
             videos[subset].append(Video(path.stem, class_name, label_of[class_name], 1, n + 1))
-        annotation_path = dst_path.parent / f"ucf101_{split:02d}.json"
         write_file(annotation_path, annotation_json(labels, videos))
         n_training, n_validation = len(videos["training"]), len(videos["validation"])
         yield f"{annotation_path}: {n_training} training, {n_validation} validation videos"
 
 
 def main(options):
-    paths = find_videos(options.dir_path)
+    checks = options.check or options.repair
+    paths = [] if checks and not options.repair else find_videos(options.dir_path)
+    require_frames_folder(options.dst_path, may_be_new=not checks)
+    # Nobody is at work in a folder that is read-only; it can be checked all the same.
+    is_locked = options.repair or not checks or os.access(options.dst_path, os.W_OK)
     settings = {"size": options.size, "quality": options.quality, "fps": options.fps}
-    check_settings(options.dst_path, settings)
-    n_frames = extract_all(paths, options.dst_path, options.n_jobs, **settings)
-    n_classes = len({path.parent.name for path in paths})
-    print(f"{options.dst_path}: {len(paths)} videos, {n_classes} classes, {sum(n_frames)} frames")
-    for line in write_annotations(paths, n_frames, options.dst_path, options.annotation_dir_path):
-        print(line)
+    with only_run(options.dst_path / ".lock") if is_locked else contextlib.nullcontext():
+        frames = FramesFolder(options.dst_path, settings if paths else None)
+        if checks:
+            damaged = check_all(frames, options)
+            n_frames = sum(entry["n_frames"] for entry in frames.entries.values())
+            summary = f"{options.dst_path}: {len(frames.entries)} videos, {n_frames} frames"
+            if not damaged:
+                print(f"{summary}: all whole")
+            elif not options.repair:
+                raise UserError(
+                    f"{summary}: {len(damaged)} damaged; decode these again from the videos with --repair"
+                )
+            if not options.repair:
+                return
+            require_videos(damaged, paths)
+            frames.forget(damaged)
+        n_frames = extract_all(paths, frames, options)
+        for name in damaged if checks else ():
+            print(f"{name}: decoded again, {frames.entries[name]['n_frames']} frames")
+        n_classes = len({path.parent.name for path in paths})
+        print(f"{options.dst_path}: {len(paths)} videos, {n_classes} classes, {sum(n_frames)} frames")
+        for line in write_annotations(paths, n_frames, options.dst_path, options.annotation_dir_path):
+            print(line)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def random_resized_box(width, height, rng, min_scale=0.25, min_ratio=0.75):
     """
     for _ in range(10):
         area = width * height * rng.uniform(min_scale, 1.0)
-        ratio = math.exp(rng.uniform(math.log(min_ratio), -math.log(min_ratio)))
+        # Not -log(...): numpy refuses its negative zero as a bound.
+        ratio = math.exp(rng.uniform(math.log(min_ratio), 0.0 - math.log(min_ratio)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h

@@ -26,9 +26,10 @@ def read_frames(path, fps=None):
     `fps` is the rate in frames a second; None keeps the stream's own, and then the sum of all
     `n_copies` is the number of frames that ffmpeg writes.
 
-    Raises UserError for a file that is no video, is cut short, or does not decode to its end.
+    Raises UserError for a file that is no video, is cut short, or does not decode to its end, after
+    the last frame that does.
     """
-    _check_riff_size(path)
+    cut_short = _riff_shortfall(path)
     n_decoded = 0
     try:
         with av.open(str(path), **_LENIENT) as container:
@@ -55,7 +56,10 @@ def read_frames(path, fps=None):
                 last = frame
                 yield frame, n_copies
     except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: broken after {n_decoded} decoded frames: {error}") from error
+        if not cut_short:
+            raise UserError(f"{path}: broken after {n_decoded} decoded frames: {error}") from error
+    if cut_short:
+        raise UserError(f"{path}: cut short: {cut_short}")
     if n_decoded == 0:
         raise UserError(f"{path}: no frame decodes")
     # HMDB-51's headers claim one frame more than there is.
@@ -63,8 +67,11 @@ def read_frames(path, fps=None):
         raise UserError(f"{path}: cut short: {n_decoded} frames decode, the header claims {n_claimed}")
 
 
-def _check_riff_size(path):
-    """Refuse an AVI file shorter than its own header says, which ffmpeg would read as if whole."""
+def _riff_shortfall(path):
+    """Tell how an AVI file is shorter than its own header says, which ffmpeg would read as if whole.
+
+    Returns None where it is not. Raises UserError for an empty file.
+    """
     with open(path, "rb") as file:
         head = file.read(8)
         n_bytes = file.seek(0, 2)
@@ -73,7 +80,20 @@ def _check_riff_size(path):
     if head[:4] == b"RIFF" and len(head) == 8:
         n_expected = struct.unpack("<I", head[4:])[0] + 8
         if n_bytes < n_expected:
-            raise UserError(f"{path}: cut short: {n_bytes:,} bytes, its header says {n_expected:,}")
+            return f"{n_bytes:,} bytes, its header says {n_expected:,}"
+    return None
+
+
+def claimed_frames(path, fps=None):
+    """Return how many frames a video's header claims, at its own rate or at `fps`; 0 if it claims none."""
+    try:
+        with av.open(str(path), **_LENIENT) as container:
+            stream = container.streams.video[0]
+            if stream.frames and not fps:
+                return stream.frames
+            return round((container.duration or 0) / av.time_base * (fps or stream.guessed_rate or 0))
+    except (av.FFmpegError, UnicodeDecodeError, IndexError):
+        return 0
 
 
 def _with_times(container, stream, period):

@@ -1,5 +1,6 @@
 """Frames on disk: Pillow's pixels, and files that are missing or broken."""
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from conftest import make_frames
 from PIL import Image
 
 from datasets.annotation import Video
-from datasets.frames import check_frames, count_frames, frame_name, read_frame
+from datasets.frames import check_frames, frame_name, read_frame
 from opts import UserError
 
 
@@ -64,28 +65,18 @@ def test_a_file_that_is_no_whole_jpg_is_named(tmp_path, content):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_jpg_of_four_colours_is_refused_and_a_grey_one_read(tmp_path):
+    path = tmp_path / "image_00001.jpg"
+    Image.new("CMYK", (32, 24)).save(path)
+    with pytest.raises(UserError, match="four colours"):
+        read_frame(path)
+    Image.new("L", (32, 24), 100).save(path)
+    assert (read_frame(path) == 100).all()
+
+
 def test_a_missing_frame_is_named(tmp_path):
     with pytest.raises(UserError, match="image_00007.jpg: No such file"):
         read_frame(tmp_path / frame_name(7))
-
-
-def test_frames_are_counted_from_1_without_a_gap(tmp_path):
-    folder = tmp_path / "v"
-    make_frames(folder, 12)
-    (folder / "notes.txt").write_text("not a frame")
-    assert count_frames(folder) == 12
-    (folder / frame_name(5)).unlink()
-    with pytest.raises(UserError, match=r"v: image_00005\.jpg is missing"):
-        count_frames(folder)
-
-
-@pytest.mark.parametrize("lost, named", [(range(1, 4), 1), (range(1, 2), 1)])
-def test_an_empty_folder_and_a_missing_first_frame_are_refused(tmp_path, lost, named):
-    make_frames(tmp_path / "v", 3)
-    for number in lost:
-        (tmp_path / "v" / frame_name(number)).unlink()
-    with pytest.raises(UserError, match=frame_name(named)):
-        count_frames(tmp_path / "v")
 
 
 def test_frames_beside_the_annotated_segment_are_not_asked_for(tmp_path):
@@ -115,3 +106,44 @@ def test_the_error_on_missing_frames_gives_their_count_and_the_first_three(tmp_p
 def test_a_missing_folder_of_frames_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder of frames"):
         check_frames(tmp_path / "nowhere", [])
+
+
+def test_a_segment_of_many_frames_costs_no_list_of_them(tmp_path):
+    make_frames(tmp_path / "Run/a", 3)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"a \(3 of 99999998 frames\), a \(0 of 3 frames\)"):
+            videos = [Video("a", "Run", 0, 1, 10**8 - 1), Video("a", "Run", 0, 10**8 - 3, 10**8)]
+            check_frames(tmp_path, videos)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_frames_beyond_number_99999_are_found(tmp_path):
+    folder = tmp_path / "Run/a"
+    folder.mkdir(parents=True)
+    for number in range(99_998, 100_003):
+        (folder / frame_name(number)).touch()
+    check_frames(tmp_path, [Video("a", "Run", 0, 99_998, 100_003)])
+    with pytest.raises(UserError, match=r"a \(2 of 7 frames\)"):
+        check_frames(tmp_path, [Video("a", "Run", 0, 100_001, 100_008)])
+
+
+@pytest.mark.parametrize("linked", ["Run", "Run/a"])
+def test_a_folder_that_is_a_link_out_of_the_frames_is_refused(tmp_path, linked):
+    inside, outside = tmp_path / "frames", tmp_path / "frames_of_others"
+    make_frames(outside / "Run/a", 3)
+    link, videos = inside / linked, [Video("a", "Run", 0, 1, 4)]
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside / linked)
+    with pytest.raises(UserError, match=f"{link}: a link out of the frames' folder") as error:
+        check_frames(inside, videos)
+    assert "\n" not in str(error.value)
+    (tmp_path / "link").symlink_to(outside)  # the folder of frames itself may be a link
+    check_frames(tmp_path / "link", videos)
+    link.unlink()
+    make_frames(inside / "store/a", 3)
+    link.symlink_to(inside / "store" if linked == "Run" else "../store/a")
+    check_frames(inside, videos)
+    check_frames(tmp_path / "link", videos)

@@ -1,0 +1,135 @@
+"""Videos in processes of their own: crashes, hangs and errors end one video, not the run."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+
+from datasets.extraction import extract, in_processes
+from disk import DiskFull, require_space
+from opts import UserError
+
+
+def work(kind):
+    if kind == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "hang":
+        time.sleep(60)
+    if kind == "leave":
+        os._exit(3)
+    if kind == "refuse":
+        raise UserError("refused")
+    if kind == "full":
+        raise DiskFull("a.jpg", 1234, "No space left on device")
+    return kind
+
+
+def test_a_crash_or_a_hang_or_an_error_is_the_result_of_its_own_task_alone():
+    kinds = ["a", "crash", "b", "hang", "leave", "refuse", "full", "c"]
+    begin = time.monotonic()
+    results = {kind: result for (kind,), result in in_processes(work, [(k,) for k in kinds], 2, 1.0)}
+    assert time.monotonic() - begin < 10
+    assert results.keys() == set(kinds) and [results[k] for k in "abc"] == ["a", "b", "c"]
+    texts = {kind: str(results[kind]) for kind in kinds if kind not in "abc"}
+    assert texts == {
+        "crash": "the process that read it died (signal 11)",
+        "hang": "not done after 1 s (--time_limit)",
+        "leave": "the process that read it died (exit code 3)",
+        "refuse": "refused",
+        "full": "a.jpg: No space left on device; 1,234 bytes are needed, nothing was replaced; "
+        "free some space and run the same command again",
+    }
+    assert isinstance(results["full"], DiskFull)
+
+
+def divide(a, b):
+    return a / b
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        list(in_processes(divide, [(1, 0)], 1, 10))
+
+
+def test_leaving_early_kills_what_still_runs():
+    results = in_processes(work, [("a",), ("hang",)], 2, 60)
+    next(results)
+    begin = time.monotonic()
+    results.close()
+    assert time.monotonic() - begin < 5
+
+
+def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
+    disk = SimpleNamespace(f_bavail=1000, f_frsize=4096, f_files=1000, f_favail=50)
+    monkeypatch.setattr("disk.os.statvfs", lambda path: disk)
+    require_space(tmp_path / "new", 4_096_000, 50, "the frames")
+    with pytest.raises(UserError, match="the frames will take about 5 MB, its disk has 4 MB free"):
+        require_space(tmp_path / "new", 5_000_000, 50, "the frames")
+    with pytest.raises(UserError, match="about 51 files, its disk has room for 50"):
+        require_space(tmp_path / "new", 1, 51, "the frames")
+
+
+def test_who_is_done_while_the_caller_is_busy_is_not_late():
+    results = in_processes(time.sleep, [(0.05,), (0.3,)], 2, 1.0)
+    assert next(results) == ((0.05,), None)
+    time.sleep(1.3)  # as long as a slow disk takes for the journal
+    assert list(results) == [((0.3,), None)]
+
+
+def test_ctrl_c_in_the_middle_of_a_start_leaves_no_process(monkeypatch):
+    start = multiprocessing.context.ForkProcess.start
+
+    def interrupted(process):
+        start(process)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(in_processes(time.sleep, [(60,)], 1, 60))
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_hangs_ends_with_its_killed_parent(tmp_path):
+    program = (
+        "import os, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from datasets.extraction import in_processes\n"
+        "def hang(path):\n"
+        "    open(path, 'w').write(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        f"list(in_processes(hang, [({str(tmp_path / 'pid')!r},)], 1, 1e10))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    worker = f"/proc/{(tmp_path / 'pid').read_text()}/stat"
+
+    def is_running():
+        try:
+            return open(worker).read().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    while is_running():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_disk_without_room_for_a_folder_is_full(tmp_path, monkeypatch):
+    def full(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("os.mkdir", full)
+    with pytest.raises(DiskFull, match="No space left on device; 4,096 bytes are needed"):
+        extract(tmp_path / "a.avi", tmp_path / "jpg/A/a", 240, 80)
