@@ -69,14 +69,18 @@ def _velocity_key(parameter):
     return f"{parameter.name}_velocity_0"
 
 
-def velocity_of(optimizer, trained):
+def velocity_of(optimizer, trained, resumed=None):
     """Return the momentum buffers by the parameters' structured names, as arrays.
 
     Paddle keys them by names that count the layers made so far in the process, which are others in
-    the next process.
+    the next process. Until an optimiser steps, Paddle 2.6 hides the buffers that it was given: these
+    are `resumed`.
     """
-    state = optimizer.state_dict()
-    return {name: state[_velocity_key(parameter)].numpy() for name, parameter in trained.items()}
+    state, resumed = optimizer.state_dict(), resumed or {}
+    return {
+        name: np.asarray(state.get(_velocity_key(parameter), resumed.get(name)))
+        for name, parameter in trained.items()
+    }
 
 
 def load_velocity(optimizer, trained, velocity):
