@@ -1,6 +1,7 @@
 # make reproduce                               a small run on generated videos, in minutes
 # make reproduce VIDEOS=UCF-101 WEIGHTS=r3d50_KM_200ep.pth     the real one, on a GPU
 # make test                                    all tests; PADDLE=2.6.2 on that version
+# make faults                                  kill and break every stage, count what is lost
 #
 # Python packages go to $(VENV), inside the checkout. Where the active Python has Paddle already
 # (AI Studio), that one is used and only what it lacks is added.
@@ -17,7 +18,7 @@ export TMPDIR := $(CURDIR)/.cache/tmp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: reproduce test lint clean
+.PHONY: reproduce test faults lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -48,7 +49,7 @@ $(VENV)/ready: requirements.txt requirements-cpu.txt
 	touch $@
 
 $(VENV)/ready-to-test: $(VENV)/ready
-	$(PY) -m pip install -q "pytest>=8" "ruff>=0.6"
+	$(PY) -m pip install -q "pytest>=8" "pytest-xdist>=3" "hypothesis>=6.100" "ruff>=0.6"
 	touch $@
 
 ifdef VIDEOS
@@ -79,7 +80,10 @@ reproduce: notice $(VENV)/ready
 endif
 
 test: $(VENV)/ready-to-test
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
+
+faults: $(VENV)/ready-to-test
+	$(RUN) benchmarks/faults.py --out docs/faults.txt
 
 lint: $(VENV)/ready-to-test
 	$(RUN) -m ruff check .

@@ -1,12 +1,12 @@
-"""The options of the five scripts, and how a script meets its user: errors, progress, files.
+"""The options of the five scripts, and how a script meets its user: errors, signals, progress.
 
 Options bear the names of 3D-ResNets-PyTorch wherever it has the option. Relative paths are taken
 from `--root_path`. Nothing heavy is imported here, so that `--help` answers at once.
 """
 import argparse
-import errno
 import functools
 import os
+import signal
 import sys
 import textwrap
 import warnings
@@ -20,9 +20,6 @@ for _noise in ("No ccache found", "When training, we now always track global mea
     warnings.filterwarnings("ignore", message=_noise)
 
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what, where and how. Takes one string."""
 
@@ -30,12 +27,16 @@ class UserError(Exception):
 def run(main, *args):
     """Run a script; end it with one line on stderr where the user can mend the cause.
 
-    Exit codes: 0 done, 1 an error that is told in one line, 2 bad options, 130 Ctrl-C.
+    Exit codes: 0 done, 1 an error that is told in one line, 2 bad options, 128 + n ended by signal
+    n (130 for Ctrl-C).
     """
     try:
         main(*args)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
     except OSError as error:
         if error.filename is None:
             raise
@@ -45,35 +46,42 @@ def run(main, *args):
         sys.exit(130)
 
 
+class Stopped(Exception):
+    """A run that ends early because a signal asked for it, its work saved."""
+
+    def __init__(self, signum, message):
+        super().__init__(f"{signal.Signals(signum).name}: {message}")
+        self.signum = signum
+
+
+class StopSignals:
+    """While this context lasts, SIGTERM and Ctrl-C set `signum` instead of ending the process.
+
+    So the run can finish its step and save first. A second signal ends it at once.
+    """
+
+    def __init__(self):
+        self.signum = 0
+
+    def __enter__(self):
+        self._before = {s: signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _hear(self, signum, _frame):
+        if self.signum:
+            raise KeyboardInterrupt
+        self.signum = signum
+        print(f"{signal.Signals(signum).name}: saving after this step", file=sys.stderr)
+
+
 @functools.cache
 def note(text):
     """Tell the user on stderr, once for each text, what the script does on its own."""
     print(f"note: {text}", file=sys.stderr)
-
-
-def write_file(path, content):
-    """Write bytes or text to a file, whole or not at all; make its folder where it is missing.
-
-    Raises UserError with the file's name and size where the disk is full.
-    """
-    path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in DISK_FULL:
-            raise UserError(
-                f"{path}: {error.strerror}; {len(content):,} bytes are needed, nothing was replaced; "
-                "free some space and run the same command again"
-            ) from None
-        raise
 
 
 def progress_bar(**options):
@@ -288,7 +296,17 @@ def _optim(parser):
         metavar="EPOCH",
         help="epochs after which the rate falls",
     )
-    add("--batch_size", type=_count, default=128, help="clips in a step; an epoch's last may be short")
+    add(
+        "--batch_size",
+        type=_count,
+        default=128,
+        help="clips in a step, those of all processes together; an epoch's last may be short",
+    )
+    add(
+        "--batchnorm_sync",
+        action="store_true",
+        help="with several processes: BatchNorm over the clips of all, as one process would",
+    )
     add("--n_epochs", type=_count, default=200, help="epochs in all, those before a resume included")
     add(
         "--amp",
@@ -306,7 +324,8 @@ def generate_options(argv=None):
     parser = _Parser(
         "Decode every video to jpg frames and write the annotation files of the three splits. A "
         "second run does what is missing.",
-        "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101",
+        "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101\n"
+        "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101 --check",
     )
     add = parser.add_argument
     add(
@@ -328,6 +347,23 @@ def generate_options(argv=None):
     add("--size", type=_count, default=240, help="short side of a frame in pixels")
     add("--quality", type=_number(int, 1, 100), default=80, help="jpg quality")
     add("--fps", type=_number(float, 0, above=True), help="frames a second; default: the video's own")
+    add(
+        "--time_limit",
+        type=_number(float, 0, above=True),
+        default=600.0,
+        help="seconds that one video may take",
+    )
+    add(
+        "--allow_partial",
+        action="store_true",
+        help="keep what decodes of a video that breaks off, instead of refusing it",
+    )
+    add(
+        "--check",
+        action="store_true",
+        help="read all frames of dst_path and report what is damaged; needs no videos",
+    )
+    add("--repair", action="store_true", help="check, and decode what is damaged again")
     add(
         "--annotation_dir_path",
         type=Path,
@@ -368,8 +404,9 @@ def train_options(argv=None):
     parser = _Parser(
         "Fine-tune a ResNet3D on the training subset; the defaults are the published recipe.",
         "  python train.py\n"
-        "  python train.py --resume_path results/save_20.pdparams\n"
-        "  python train.py --pretrain_path none --model_depth 18 --learning_rate 0.1",
+        "  python train.py --resume_path results\n"
+        "  python train.py --pretrain_path none --model_depth 18 --learning_rate 0.1\n"
+        "  python -m paddle.distributed.launch --gpus 0,1,2,3 train.py",
     )
     _root(parser)
     _data(parser)
@@ -386,8 +423,18 @@ def train_options(argv=None):
         help="first module to train: conv1, bn1, layer1 ... layer4, fc, or '' for everything; "
         "default: layer4, from scratch everything",
     )
-    add("--resume_path", type=Path, help="checkpoint of a run to go on with, results/save_<epoch>.pdparams")
+    add(
+        "--resume_path",
+        type=Path,
+        help="a run to go on with: its folder, for the newest checkpoint, or results/save_<epoch>.pdparams",
+    )
     add("--checkpoint", type=_count, default=1, help="epochs between two checkpoints")
+    add(
+        "--checkpoint_steps",
+        type=_count_or_none,
+        default=0,
+        help="steps between two checkpoints inside an epoch, 0 for none",
+    )
     add("--keep", type=_count, default=3, help="checkpoints to keep; older ones are deleted, the best never")
     add(
         "--n_val_samples",
@@ -406,7 +453,9 @@ def test_options(argv=None):
     """Parse the command line of `test.py`."""
     parser = _Parser(
         "Score every video of a subset: softmax of each clip, averaged over the video.",
-        "  python test.py\n  python test.py --resume_path results/save_20.pdparams",
+        "  python test.py\n"
+        "  python test.py --resume_path results/save_20.pdparams\n"
+        "  python -m paddle.distributed.launch --gpus 0,1,2,3 test.py",
     )
     _root(parser)
     _data(parser)

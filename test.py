@@ -4,27 +4,41 @@
 
 reads results/best.pdparams and writes results/val.json with the five best labels of each validation
 video, and prints clip accuracy and video accuracy side by side. The checkpoint decides network,
-clip size, normalisation and class names.
+clip size, normalisation and class names. Run again after a kill, it goes on behind the last finished
+video. On several GPUs: `python -m paddle.distributed.launch --gpus 0,1,2,3 test.py`.
 """
+import contextlib
 import itertools
 import json
+import zlib
 
-from opts import UserError, note, progress_bar, run, test_options, write_file
+from opts import UserError, note, progress_bar, run, test_options
 
 if __name__ == "__main__":
     OPTIONS = test_options()  # before Paddle, so that --help answers at once
 
 import numpy as np
+import paddle
 
 from datasets.annotation import read_annotation
-from datasets.clips import ClipLoader, WindowClips, normalise
+from datasets.clips import ClipLoader, WindowClips, normalise, reader_failures
 from datasets.frames import check_frames
+from disk import Journal, only_run, write_file
 from model.checkpoint import load_checkpoint
 from model.engine import class_scores, prepare_device
+from model.ranks import Ranks
 from model.resnet3d import ResNet3D
 from model.weights import load_weights
 
 SUBSETS = {"train": "training", "val": "validation", "test": "testing"}
+# The options that decide what is written; a run with others does not go on where one was killed.
+DECISIVE = {
+    "inference_batch_size",
+    "inference_stride",
+    "inference_crop",
+    "inference_no_average",
+    "output_topk",
+}
 
 
 def load_network(path, labels):
@@ -54,61 +68,140 @@ def top_labels(scores, labels, k):
     return [{"label": labels[i], "score": float(scores[i])} for i in best]
 
 
-def score_clips(scores_of, loader, mean_dataset):
-    """Yield `(video index, scores [n_classes] float32)` for every clip, in the dataset's order."""
-    with progress_bar(total=len(loader.dataset), unit="clip", desc="test") as bar:
-        for clips_thwc, indices in loader:
-            yield from zip(indices.numpy().tolist(), scores_of(normalise(clips_thwc, mean_dataset)))
-            bar.update(len(indices))
+def score_clips(scores_of, clips, batches, n_classes, options, expected, ranks):
+    """Yield `(video index, scores [n_classes] float32)` for every clip of the batches, in their order.
+
+    The ranks take whole batches in turn, so that a clip's batch, and with it the last bit of its
+    scores, is the same for any number of ranks; all of them get all scores.
+    """
+    n_rounds = -(-len(batches) // ranks.n)
+    loader = ClipLoader(clips, ranks.part(batches), options.n_threads, note, ranks.n_on_this_machine)
+    table = np.zeros((max(map(len, batches), default=0), n_classes), np.float32)
+    bar = progress_bar(total=sum(map(len, batches)), unit="clip", desc="test", disable=not ranks.is_first)
+    with bar, contextlib.closing(iter(loader)) as own_batches:
+        for i in range(n_rounds):
+            batch = next(own_batches, None)  # in the last round, some ranks may have none
+            if batch is not None:
+                table[: len(batch[1])] = scores_of(normalise(batch[0], expected["mean_dataset"]))
+            tables = ranks.gather(paddle.to_tensor(table))
+            for keys, scores in zip(batches[i * ranks.n :], tables):
+                yield from zip((clips.windows[key][0] for key in keys), scores.numpy())
+                bar.update(len(keys))
+
+
+def open_journal(path, header):
+    """Return the journal of finished videos, emptied unless it was begun by the same run.
+
+        {"checkpoint": 123456789, "annotation": 987654321, ...}
+        {"video": "v_Archery_g01_c01", "n_correct_clips": 8, "is_correct": true, "result": [...]}
+    """
+    try:
+        journal = Journal(path, flush_seconds=5)
+    except UserError:
+        journal = None
+    if journal is None or journal.entries[:1] != [header]:
+        if path.exists():
+            note(f"{path}: of another run (checkpoint, annotation or options differ); starting anew")
+            path.unlink()
+        journal = Journal(path, flush_seconds=5)
+        journal.add(header)
+    elif len(journal.entries) > 1:
+        note(f"{path}: {len(journal.entries) - 1} videos are done already, going on behind them")
+    return journal
+
+
+def result_of(video, scores, windows, labels, options):
+    """Return a video's journal entry from the scores of its clips `[n, n_classes]`."""
+    average = scores.mean(axis=0, dtype=np.float64)
+    if options.inference_no_average:
+        result = [
+            {
+                "segment": [min(window), max(window) + 1],
+                "result": top_labels(row, labels, options.output_topk),
+            }
+            for row, window in zip(scores, windows)
+        ]
+    else:
+        result = top_labels(average, labels, options.output_topk)
+    return {
+        "video": video.name,
+        "n_correct_clips": int((scores.argmax(axis=1) == video.label).sum()),
+        "is_correct": int(average.argmax()) == video.label,
+        "result": result,
+    }
 
 
 def main(options):
-    subset = SUBSETS[options.inference_subset]
-    annotation = read_annotation(options.annotation_path)
-    videos, labels = annotation.videos[subset], annotation.labels
-    if not videos:
-        raise UserError(f"{options.annotation_path}: no video of the subset {subset}")
-    check_frames(options.video_path, videos)
-    prepare_device()
-    net, expected = load_network(options.resume_path, labels)
-    clips = WindowClips(
-        options.video_path,
-        videos,
-        expected["sample_size"],
-        expected["sample_duration"],
-        expected["sample_t_stride"],
-        windows=("sliding", options.inference_stride),
-        crop=options.inference_crop,
-    )
-    batches = clips.batches(options.inference_batch_size)
-    loader = ClipLoader(clips, batches, options.n_threads, note)
+    with Ranks() as ranks, contextlib.ExitStack() as held:
+        subset = SUBSETS[options.inference_subset]
+        annotation = read_annotation(options.annotation_path)
+        videos, labels = annotation.videos[subset], annotation.labels
+        if not videos:
+            raise UserError(f"{options.annotation_path}: no video of the subset {subset}")
+        check_frames(options.video_path, videos)
+        prepare_device(ranks.n_on_this_machine)
+        net, expected = load_network(options.resume_path, labels)
+        clips = WindowClips(
+            options.video_path,
+            videos,
+            expected["sample_size"],
+            expected["sample_duration"],
+            expected["sample_t_stride"],
+            windows=("sliding", options.inference_stride),
+            crop=options.inference_crop,
+        )
+        run_facts = {
+            "checkpoint": zlib.crc32(options.resume_path.read_bytes()),
+            "annotation": zlib.crc32(repr(annotation).encode()),
+            "video_path": str(options.video_path),
+            "options": {name: getattr(options, name) for name in vars(options) if name in DECISIVE},
+            "n_clips": len(clips),
+        }
+        ranks.require_same("the checkpoint, the annotation or the options", run_facts)
+        journal = None
+        if ranks.is_first:
+            held.enter_context(only_run(options.result_path / f".{options.inference_subset}.lock"))
+            journal = open_journal(options.result_path / f".{options.inference_subset}.jsonl", run_facts)
+            held.callback(journal.flush)
+        held.enter_context(reader_failures())
+        score_videos(net, expected, clips, labels, options, ranks, journal)
+        if ranks.is_first:
+            write_results(journal, videos, len(clips), options)
 
+
+def score_videos(net, expected, clips, labels, options, ranks, journal):
+    """Score the videos that the first rank's journal does not hold yet, and add them to it."""
+    n_done = ranks.gather_objects(journal and len(journal.entries) - 1)[0]
+    # The batches stay those of a run from the start: the first to compute holds the first open video.
+    batches = clips.batches(options.inference_batch_size)
+    batches = [keys for keys in batches if clips.windows[keys[-1]][0] >= n_done]
+    if not batches:
+        return
+    windows = (clips.windows[key][1] for keys in batches for key in keys)
+    scores_of = class_scores(net, ranks.n_on_this_machine)
+    scored = score_clips(scores_of, clips, batches, len(labels), options, expected, ranks)
     # The clips of a video follow each other, so that only one video's scores are held at a time.
-    results, n_correct_clips, n_correct_videos = {}, 0, 0
-    scored = score_clips(class_scores(net), loader, expected["mean_dataset"])
-    scored_windows = zip(scored, (window for _, window in clips.windows))
-    for index, group in itertools.groupby(scored_windows, key=lambda item: item[0][0]):
-        scores, windows = zip(*((scores, window) for (_, scores), window in group))
-        scores, video = np.stack(scores), videos[index]
-        average = scores.mean(axis=0, dtype=np.float64)
-        n_correct_clips += int((scores.argmax(axis=1) == video.label).sum())
-        n_correct_videos += int(average.argmax() == video.label)
-        if options.inference_no_average:
-            results[video.name] = [
-                {
-                    "segment": [min(window), max(window) + 1],
-                    "result": top_labels(row, labels, options.output_topk),
-                }
-                for row, window in zip(scores, windows)
-            ]
-        else:
-            results[video.name] = top_labels(average, labels, options.output_topk)
+    with contextlib.closing(scored):
+        for index, group in itertools.groupby(zip(scored, windows), key=lambda item: item[0][0]):
+            scores, its_windows = zip(*((scores, window) for (_, scores), window in group))
+            if journal is not None and index >= n_done:
+                video = clips.videos[index]
+                journal.add(result_of(video, np.stack(scores), its_windows, labels, options))
+
+
+def write_results(journal, videos, n_clips, options):
+    """Write the results file, print both accuracies and delete the journal."""
+    done = journal.entries[1:]
+    if [entry["video"] for entry in done] != [video.name for video in videos]:
+        raise UserError(f"{journal.path}: does not hold every video once; delete it and run again")
     path = options.result_path / f"{options.inference_subset}.json"
-    write_file(path, json.dumps({"results": results}))
-    print(f"{path}: {len(results)} videos, {len(clips)} clips")
+    write_file(path, json.dumps({"results": {entry["video"]: entry["result"] for entry in done}}))
+    journal.flush()
+    journal.path.unlink()
+    print(f"{path}: {len(done)} videos, {n_clips} clips")
     print(
-        f"clip accuracy {n_correct_clips / len(clips):.4f}, "
-        f"video accuracy {n_correct_videos / len(videos):.4f}"
+        f"clip accuracy {sum(entry['n_correct_clips'] for entry in done) / n_clips:.4f}, "
+        f"video accuracy {sum(entry['is_correct'] for entry in done) / len(done):.4f}"
     )
 
 

@@ -5,15 +5,23 @@
 starts from weights/r3d50_KM_200ep.pdparams and writes to results/: best.pdparams (the epoch with
 the highest validation clip accuracy), save_<epoch>.pdparams (to resume from) and train.jsonl (a
 header, then a line an epoch). Each step shows loss, clip accuracy, step time, data wait and clips/s.
+
+    python train.py --resume_path results
+
+goes on where a run was ended, by whatever. SIGTERM and Ctrl-C save save_<epoch>_<step>.pdparams first.
+On several GPUs: `python -m paddle.distributed.launch --gpus 0,1,2,3 train.py`.
 """
-import json
+import contextlib
+import functools
 import math
+import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
-from opts import UserError, note, progress_bar, run, train_options, write_file
+from opts import Stopped, StopSignals, UserError, note, progress_bar, run, train_options
 
 if __name__ == "__main__":
     OPTIONS = train_options()  # before Paddle, so that --help answers at once
@@ -23,18 +31,22 @@ import paddle
 import paddle.nn.functional as F
 
 from datasets.annotation import read_annotation
-from datasets.clips import ClipLoader, TrainingClips, WindowClips, normalise
+from datasets.clips import ClipLoader, TrainingClips, WindowClips, normalise, reader_failures
 from datasets.frames import check_frames
+from disk import Journal, only_run, remove_temporaries, require_space, write_file
 from model.checkpoint import (
     DEFAULT_INPUT,
-    epoch_of,
     load_checkpoint,
     newest_checkpoint,
+    position_of,
+    prune_checkpoints,
     save_checkpoint,
     saved_checkpoints,
 )
 from model.engine import prepare_device
+from model.ranks import Ranks, sum_step
 from model.resnet3d import ResNet3D
+from model.sync_batchnorm import synchronise_batchnorms
 from model.training import (
     build_optimizer,
     build_scheduler,
@@ -57,6 +69,7 @@ MAY_CHANGE = {
     "n_threads",
     "n_epochs",
     "checkpoint",
+    "checkpoint_steps",
     "keep",
 }
 
@@ -97,51 +110,64 @@ def build_network(options, n_classes):
     return net, model
 
 
-def train_epoch(net, optimizer, scaler, loader, labels, epoch, options):
-    """Take one step for each batch; return the epoch's means as a dictionary for the log."""
-    net.train()
-    total_loss, n_correct, n_clips, data_seconds = 0.0, 0, 0, 0.0
-    start = before_data = time.perf_counter()
-    fits_80_columns = "{desc} {n_fmt}/{total_fmt} {remaining}{postfix}"
-    bar = progress_bar(total=len(loader), desc=f"epoch {epoch}", bar_format=fits_80_columns)
-    for step, (clips_thwc, indices) in enumerate(loader, start=1):
-        waited = time.perf_counter() - before_data
-        clips = normalise(clips_thwc, options.mean_dataset)
-        targets = paddle.gather(labels, indices)
-        mix = None
-        if options.mixup_alpha > 0:
-            clips, mix = mixup(clips, options.mixup_alpha, [options.manual_seed, epoch, step])
-        with paddle.amp.auto_cast(options.amp == "O1", custom_white_list={"conv3d"}, level="O1"):
-            logits = net(clips)
-        loss = training_loss(logits.astype("float32"), targets, options.label_smoothing, mix)
-        if not math.isfinite(float(loss)):
-            raise not_finite(float(loss), epoch, step, optimizer.get_lr(), loader.dataset, indices)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.clear_grad()
+def train_epoch(state, loader, labels, stop):
+    """Take the epoch's remaining steps; save and raise Stopped where a signal asks for it.
 
-        correct = int((logits.argmax(axis=1) == targets).sum())
-        n = len(targets)
-        total_loss, n_correct, n_clips = total_loss + float(loss) * n, n_correct + correct, n_clips + n
-        data_seconds += waited
-        seconds = time.perf_counter() - before_data
-        bar.set_postfix_str(
-            f"loss {float(loss):.3f} clip acc {correct / n:.3f} step {seconds:.2g}s "
-            f"data {waited:.2g}s {n / seconds:.3g} clips/s",
-            refresh=False,
-        )
-        bar.update()
-        before_data = time.perf_counter()
-    bar.close()
-    seconds = time.perf_counter() - start
-    return {
-        "train_loss": total_loss / n_clips,
-        "train_clip_accuracy": n_correct / n_clips,
-        "train_seconds": round(seconds, 3),
-        "data_seconds": round(data_seconds, 3),
-        "clips_per_second": round(n_clips / seconds, 3),
-    }
+    Each rank computes its part of every batch; the gradients are those of the whole batch.
+    """
+    options, ranks, epoch = state.options, state.ranks, state.epoch + 1
+    net, optimizer, scaler = state.net, state.optimizer, state.scaler
+    net.train()
+    fits_80_columns = "{desc} {n_fmt}/{total_fmt} {remaining}{postfix}"
+    n_steps = state.step + len(loader)
+    bar = progress_bar(
+        total=n_steps,
+        initial=state.step,
+        desc=f"epoch {epoch}",
+        bar_format=fits_80_columns,
+        disable=not ranks.is_first,
+    )
+    before_data = time.perf_counter()
+    with bar, contextlib.closing(iter(loader)) as batches:
+        for step, (clips_thwc, indices) in enumerate(batches, start=state.step + 1):
+            waited = time.perf_counter() - before_data
+            clips = normalise(clips_thwc, options.mean_dataset)
+            targets = paddle.gather(labels, indices)
+            mix = None
+            if options.mixup_alpha > 0:
+                clips, mix = mixup(clips, options.mixup_alpha, [options.manual_seed, epoch, step, ranks.rank])
+            with paddle.amp.auto_cast(options.amp == "O1", custom_white_list={"conv3d"}, level="O1"):
+                logits = net(clips)
+            loss = training_loss(logits.astype("float32"), targets, options.label_smoothing, mix)
+            if not math.isfinite(float(loss)):
+                raise not_finite(float(loss), epoch, step, optimizer.get_lr(), loader.dataset, indices)
+            # This rank's clips count for their part of the batch.
+            n = state.n_clips_of_step(step)
+            scaler.scale(loss * (len(targets) / n)).backward()
+            n_correct = int((logits.argmax(axis=1) == targets).sum())
+            total_loss, n_correct, signals = sum_step(
+                ranks,
+                list(state.trained.values()),
+                state.statistics,
+                [float(loss) * len(targets), n_correct, stop.signum],
+            )
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.clear_grad()
+
+            seconds = time.perf_counter() - before_data
+            state.end_step(step, loss=total_loss, correct=n_correct, clips=n, seconds=seconds, waited=waited)
+            bar.set_postfix_str(
+                f"loss {total_loss / n:.3f} clip acc {n_correct / n:.3f} step {seconds:.2g}s "
+                f"data {waited:.2g}s {n / seconds:.3g} clips/s",
+                refresh=False,
+            )
+            bar.update()
+            if signals:
+                state.save_and_stop(stop)
+            if options.checkpoint_steps and step % options.checkpoint_steps == 0 and step < n_steps:
+                state.save()
+            before_data = time.perf_counter()
 
 
 def not_finite(loss, epoch, step, rate, dataset, indices):
@@ -154,30 +180,45 @@ def not_finite(loss, epoch, step, rate, dataset, indices):
 
 
 @paddle.no_grad()
-def validate(net, loader, labels, mean_dataset):
-    """Return the mean loss and the clip accuracy over all clips, in eval mode."""
-    net.eval()
-    total_loss, n_correct, n_clips = 0.0, 0, 0
-    with progress_bar(total=len(loader), unit="batch", desc="validation", leave=False) as bar:
-        for clips_thwc, indices in loader:
-            logits = net(normalise(clips_thwc, mean_dataset))
-            targets = paddle.gather(labels, indices)
-            total_loss += float(F.cross_entropy(logits, targets, reduction="sum"))
-            n_correct += int((logits.argmax(axis=1) == targets).sum())
-            n_clips += len(targets)
+def validate(state, loader, n_rounds, labels, stop):
+    """Return the mean loss and the clip accuracy over all clips, in eval mode.
+
+    The ranks take whole batches in turn; each clip is counted once.
+    """
+    ranks, mean_dataset = state.ranks, state.options.mean_dataset
+    state.net.eval()
+    totals = np.zeros(3)
+    bar = progress_bar(
+        total=n_rounds, unit="batch", desc="validation", leave=False, disable=not ranks.is_first
+    )
+    with bar, contextlib.closing(iter(loader)) as batches:
+        for _ in range(n_rounds):
+            figures = [0.0, 0, 0, stop.signum]
+            batch = next(batches, None)  # in the last round, some ranks may have none
+            if batch is not None:
+                clips_thwc, indices = batch
+                logits = state.net(normalise(clips_thwc, mean_dataset))
+                targets = paddle.gather(labels, indices)
+                loss = float(F.cross_entropy(logits, targets, reduction="sum"))
+                n_correct = int((logits.argmax(axis=1) == targets).sum())
+                figures[:3] = loss, n_correct, len(targets)
+            *figures, signals = ranks.sum(paddle.to_tensor(figures, "float64")).tolist()
+            totals += figures
+            if signals:
+                state.save_and_stop(stop)
             bar.update()
-    return total_loss / n_clips, n_correct / n_clips
+    loss, n_correct, n_clips = totals.tolist()
+    return loss / n_clips, n_correct / n_clips
 
 
-def check_finite(net, val_loss, epoch, rate):
-    """Raise UserError where an epoch left numbers that no checkpoint should hold."""
-    names = [name for name, array in weights_of(net).items() if not np.isfinite(array).all()]
-    if names or not math.isfinite(val_loss):
-        what = f"{names[0]} is not finite" if names else f"the validation loss is {val_loss}"
-        raise UserError(
-            f"{what} after epoch {epoch} at learning rate {rate:g}; the last checkpoint is untouched. "
-            "Try a lower --learning_rate"
-        )
+def check_finite(numbers, when, rate):
+    """Raise UserError where training has left numbers, `{name: array}`, that no checkpoint should hold."""
+    for name, array in numbers.items():
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"{name} is not finite {when} at learning rate {rate:g}; the last checkpoint is untouched. "
+                "Try a lower --learning_rate"
+            )
 
 
 def comparable(options):
@@ -186,27 +227,35 @@ def comparable(options):
 
 
 class TrainingState:
-    """What changes while a network trains, and how it is kept: the network, its optimiser, the best."""
+    """What changes while a network trains, and how it is kept: the network, its optimiser, the best.
 
-    def __init__(self, options, annotation):
-        self.options = options
+    `epoch` counts the finished epochs, `step` the steps taken in the next one, whose sums so far are
+    in `sums`.
+    """
+
+    def __init__(self, options, annotation, ranks):
+        self.options, self.ranks = options, ranks
         self.class_names = annotation.labels
         self.n_videos = len(annotation.videos["training"])
-        resumed = None
-        if options.resume_path is not None:
-            path = newest_checkpoint(options.resume_path)
-            resumed = load_checkpoint(path)
-            self._check_same_run(path, resumed.facts)
-            self.model = resumed.facts["model"]
-            self.net = ResNet3D(**self.model)
-        else:
+        self.epoch, self.step, self.sums = 0, 0, {}
+        self.resumed_velocity = None
+        self.best = {"epoch": 0, "val_clip_accuracy": -1.0, "val_loss": math.inf}
+        if options.resume_path is None:
+            checkpoint = None
             self.net, self.model = build_network(options, len(annotation.labels))
-        self.begin = options.ft_begin_module
-        if resumed is not None:
-            self.begin = resumed.facts["run"]["ft_begin_module"]
-        elif self.begin is None:
-            self.begin = "" if options.pretrain_path is None else "layer4"
+            whole = "" if options.pretrain_path is None else "layer4"
+            self.begin = whole if options.ft_begin_module is None else options.ft_begin_module
+        else:
+            path = newest_checkpoint(options.resume_path)
+            checkpoint = load_checkpoint(path)
+            self._check_same_run(path, checkpoint.facts)
+            self.model, self.begin = checkpoint.facts["model"], checkpoint.facts["run"]["ft_begin_module"]
+            self.net = ResNet3D(**self.model)
         self.trained = train_from(self.net, self.begin)
+        if options.batchnorm_sync and ranks.n > 1:
+            synchronise_batchnorms(self.net, ranks)
+        tensors = self.net.state_dict()
+        self.statistics = [t for name, t in tensors.items() if name.endswith(("._mean", "._variance"))]
         self.scheduler = build_scheduler(
             options.lr_scheduler,
             options.learning_rate,
@@ -217,13 +266,14 @@ class TrainingState:
             self.trained, self.scheduler, options.momentum, options.weight_decay, options.nesterov
         )
         self.scaler = paddle.amp.GradScaler(enable=options.amp == "O1")
-        self.epoch = 0
-        self.best = {"epoch": 0, "val_clip_accuracy": -1.0, "val_loss": math.inf}
-        if resumed is not None:
+        if checkpoint is not None:
             try:
-                self._resume(path, resumed)
+                self._resume(path, checkpoint)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from None
+        ranks.require_same("the checkpoint that is resumed", [self.epoch, self.step])
+        ranks.spread(tensors.values())
+        self._check_space()
 
     def _check_same_run(self, path, facts):
         """Raise UserError where going on from a checkpoint would not be the run it belongs to."""
@@ -241,7 +291,13 @@ class TrainingState:
                 f"{path}: the run was started on {kept['n_videos']} training videos of "
                 f"{len(facts['class_names'])} classes, not on those of {options.annotation_path}"
             )
-        later = [p.name for p in saved_checkpoints(options.result_path) if epoch_of(p) > kept["epoch"]]
+        if kept["n_ranks"] != self.ranks.n and not options.batchnorm_sync:
+            note(
+                f"the run was started with {kept['n_ranks']} processes and goes on with {self.ranks.n}: "
+                "the BatchNorms see batches of another size"
+            )
+        position = (kept["epoch"], math.inf) if kept["step"] == 0 else (kept["epoch"] + 1, kept["step"])
+        later = [p.name for p in saved_checkpoints(options.result_path) if position_of(p) > position]
         if later:
             raise UserError(
                 f"{options.result_path}: holds {later[-1]}, which is later than {path.name}; delete what "
@@ -253,22 +309,63 @@ class TrainingState:
         kept = checkpoint.facts["run"]
         load_weights(self.net, checkpoint.weights)
         load_velocity(self.optimizer, self.trained, checkpoint.velocity)
+        self.resumed_velocity = checkpoint.velocity
         self.scheduler.set_state_dict(kept["scheduler"])
         if kept["scaler"]:
             self.scaler.load_state_dict(kept["scaler"])
-        self.epoch, self.best = kept["epoch"], kept["best"]
+        self.epoch, self.step, self.sums = kept["epoch"], kept["step"], kept["sums"]
+        self.best = kept["best"]
+        if not self.ranks.is_first:
+            return
         best_path = self.options.result_path / "best.pdparams"
-        if not best_path.exists():  # the run goes on in another folder
-            write_file(best_path, (path.parent / best_path.name).read_bytes())
+        source = path.parent / best_path.name
+        if not best_path.exists() and source.exists():  # the run goes on in another folder
+            write_file(best_path, source.read_bytes())
+        if not best_path.exists():
+            if self.best["epoch"] == 0:  # stopped inside the first epoch
+                return
+            raise UserError(f"{source.name} is missing beside it; it holds the best epoch so far")
         # A run killed between the two files has a best that is newer than its checkpoint.
         newer = load_checkpoint(best_path).facts.get("best", self.best)
         if newer["val_clip_accuracy"] > self.best["val_clip_accuracy"]:
             self.best = newer
 
+    def _check_space(self):
+        """Raise UserError where the disk cannot hold the checkpoints that the run keeps."""
+        if not self.ranks.is_first:
+            return
+        folder = self.options.result_path
+        weights = sum(4 * tensor.size for tensor in self.net.state_dict().values())
+        whole = weights + sum(4 * parameter.size for parameter in self.trained.values())
+        # Those kept, one inside an epoch, one being written; the best, and a new one being written.
+        n_bytes = (self.options.keep + 2) * whole + 2 * weights
+        n_there = sum(path.stat().st_size for path in folder.glob("*.pdparams"))
+        require_space(folder, n_bytes - n_there, self.options.keep + 4, "the checkpoints")
+
+    def n_clips_of_step(self, step):
+        """Return the clips of a step, all ranks together; the epoch's last may have fewer."""
+        return min(self.options.batch_size, self.n_videos - (step - 1) * self.options.batch_size)
+
+    def end_step(self, step, **figures):
+        """Count a step and add its figures to the epoch's sums."""
+        self.step = step
+        self.sums = {name: self.sums.get(name, 0) + value for name, value in figures.items()}
+
+    def means(self):
+        """Return the epoch's means as a dictionary for the log."""
+        sums = self.sums
+        return {
+            "train_loss": sums["loss"] / sums["clips"],
+            "train_clip_accuracy": sums["correct"] / sums["clips"],
+            "train_seconds": round(sums["seconds"], 3),
+            "data_seconds": round(sums["waited"], 3),
+            "clips_per_second": round(sums["clips"] / sums["seconds"], 3),
+        }
+
     def end_epoch(self, val_loss, val_clip_accuracy):
         """Move the schedule, keep the best and the epoch's checkpoint; return whether it is the best."""
         options = self.options
-        self.epoch += 1
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         self.scheduler.step(*[val_loss] if options.lr_scheduler == "plateau" else [])
         best = (self.best["val_clip_accuracy"], -self.best["val_loss"])
         is_best = (val_clip_accuracy, -val_loss) > best
@@ -278,33 +375,59 @@ class TrainingState:
                 "val_clip_accuracy": val_clip_accuracy,
                 "val_loss": val_loss,
             }
+            if self.ranks.is_first:
+                path = options.result_path / "best.pdparams"
+                save_checkpoint(path, weights_of(self.net), self._facts())
+        if self.epoch % options.checkpoint == 0 or self.epoch == options.n_epochs:
+            self.save()
+        return is_best
+
+    def save(self):
+        """Write the checkpoint of this moment, the first rank alone, and delete those it replaces."""
+        if not self.ranks.is_first:
+            return
+        facts = self._facts()
+        facts["run"] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums,
+            "best": self.best,
+            "ft_begin_module": self.begin,
+            "options": comparable(self.options),
+            "n_videos": self.n_videos,
+            "n_ranks": self.ranks.n,
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": {k: np.asarray(v).tolist() for k, v in self.scaler.state_dict().items()},
+        }
+        name = f"save_{self.epoch + 1}_{self.step}" if self.step else f"save_{self.epoch}"
+        path = self.options.result_path / f"{name}.pdparams"
         weights = weights_of(self.net)
-        facts = {
+        velocity = velocity_of(self.optimizer, self.trained, self.resumed_velocity)
+        check_finite(weights, f"for {path.name}", self.optimizer.get_lr())
+        check_finite(velocity, f"in the momentum for {path.name}", self.optimizer.get_lr())
+        save_checkpoint(path, weights, facts, velocity)
+        prune_checkpoints(self.options.result_path, self.options.keep)
+        return path
+
+    def save_and_stop(self, stop):
+        """Write the checkpoint of this moment and raise Stopped."""
+        path = self.save()
+        self.ranks.gather_objects("saved")  # nobody leaves while the first rank still writes
+        raise Stopped(
+            stop.signum or signal.SIGTERM,  # a rank that heard nothing leaves with the others
+            f"saved {path or 'by rank 0'}; go on with --resume_path {self.options.result_path}",
+        )
+
+    def _facts(self):
+        return {
             "model": self.model,
-            "input": {name: getattr(options, name) for name in DEFAULT_INPUT},
+            "input": {name: getattr(self.options, name) for name in DEFAULT_INPUT},
             "class_names": self.class_names,
             "best": self.best,
         }
-        if is_best:
-            save_checkpoint(options.result_path / "best.pdparams", weights, facts)
-        if self.epoch % options.checkpoint == 0 or self.epoch == options.n_epochs:
-            facts["run"] = {
-                "epoch": self.epoch,
-                "best": self.best,
-                "ft_begin_module": self.begin,
-                "options": comparable(options),
-                "n_videos": self.n_videos,
-                "scheduler": self.scheduler.state_dict(),
-                "scaler": {k: np.asarray(v).tolist() for k, v in self.scaler.state_dict().items()},
-            }
-            path = options.result_path / f"save_{self.epoch}.pdparams"
-            save_checkpoint(path, weights, facts, velocity_of(self.optimizer, self.trained))
-            for old in saved_checkpoints(options.result_path)[: -options.keep]:
-                old.unlink()
-        return is_best
 
 
-def run_header(options, net, n_videos, n_val_clips, device):
+def run_header(options, state, n_val_clips, device):
     """Return what a reader of the log needs to run the same again; nothing of the environment."""
     git = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
@@ -317,22 +440,15 @@ def run_header(options, net, n_videos, n_val_clips, device):
         "numpy": np.__version__,
         "device": device,
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
-        "n_training_videos": n_videos,
+        "n_ranks": state.ranks.n,
+        "n_training_videos": state.n_videos,
         "n_validation_clips": n_val_clips,
-        "n_parameters": count_parameters(net),
+        "n_parameters": count_parameters(state.net),
     }
 
 
-def append_log(path, entry, until_epoch=None):
-    """Append a JSON line; with `until_epoch`, first drop the epochs that a resumed run redoes."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    if until_epoch is not None:
-        lines = [line for line in lines if json.loads(line).get("epoch", 0) <= until_epoch]
-    write_file(path, "\n".join([*lines, json.dumps(entry)]) + "\n")
-
-
-def read_data(options):
-    """Read the annotation and check it against the frames and the batch size."""
+def read_data(options, n_ranks):
+    """Read the annotation and check it against the frames, the batch size and the number of ranks."""
     annotation = read_annotation(options.annotation_path)
     training, validation = annotation.videos["training"], annotation.videos["validation"]
     for subset, videos in (("training", training), ("validation", validation)):
@@ -343,8 +459,29 @@ def read_data(options):
             f"{options.annotation_path}: {len(training)} training videos are fewer than a batch; "
             f"use --batch_size {len(training)} or less"
         )
+    n_last = len(training) % options.batch_size or options.batch_size
+    if n_last < n_ranks:
+        raise UserError(
+            f"the last batch of an epoch has {n_last} of {len(training)} clips, fewer than the {n_ranks} "
+            "processes; choose another --batch_size"
+        )
     check_frames(options.video_path, training + validation)
     return annotation
+
+
+def holds_a_run(options):
+    """Tell whether the results folder has a run that a new one would overwrite.
+
+    A best epoch from before the first checkpoint is what a run leaves that was killed between the two:
+    nothing to go on from.
+    """
+    best_path = options.result_path / "best.pdparams"
+    if saved_checkpoints(options.result_path) or not best_path.exists():
+        return bool(saved_checkpoints(options.result_path))
+    try:
+        return load_checkpoint(best_path).facts["best"]["epoch"] > options.checkpoint
+    except (UserError, KeyError, TypeError):
+        return True
 
 
 def make_clips(options, annotation):
@@ -367,49 +504,68 @@ def make_clips(options, annotation):
 
 
 def main(options):
-    device = prepare_device()
-    if options.amp == "O1" and device == "cpu":
-        raise UserError("--amp O1 computes in float16, which needs a GPU; leave it off on a CPU")
-    annotation = read_data(options)
-    if options.resume_path is None and list(options.result_path.glob("*.pdparams")):
-        raise UserError(
-            f"{options.result_path}: holds a run already; go on with it by --resume_path "
-            f"{options.result_path}, or give another --result_path"
-        )
+    with Ranks() as ranks, contextlib.ExitStack() as held:
+        device = prepare_device(ranks.n_on_this_machine)
+        if options.amp == "O1" and device == "cpu":
+            raise UserError("--amp O1 computes in float16, which needs a GPU; leave it off on a CPU")
+        annotation = read_data(options, ranks.n)
+        ranks.require_same(str(options.annotation_path), zlib.crc32(repr(annotation).encode()))
+        if ranks.is_first:
+            held.enter_context(only_run(options.result_path / ".train.lock"))
+            remove_temporaries(options.result_path)
+            if options.resume_path is None and holds_a_run(options):
+                raise UserError(
+                    f"{options.result_path}: holds a run already; go on with it by --resume_path "
+                    f"{options.result_path}, or give another --result_path"
+                )
+        held.enter_context(reader_failures())
+        train(options, annotation, ranks, device)
+
+
+def train(options, annotation, ranks, device):
+    """Train from the start or the resumed checkpoint to the last epoch, with a log line for each."""
     training_clips, validation_clips = make_clips(options, annotation)
     training_labels = paddle.to_tensor([video.label for video in training_clips.videos])
     validation_labels = paddle.to_tensor([video.label for video in validation_clips.videos])
-    state = TrainingState(options, annotation)
-
-    log_path = options.result_path / "train.jsonl"
-    header = run_header(options, state.net, len(training_clips), len(validation_clips), device)
-    append_log(log_path, header, until_epoch=state.epoch)  # a run that saved nothing starts anew
-    print(
+    state = TrainingState(options, annotation, ranks)
+    say = functools.partial(print, flush=True) if ranks.is_first else lambda text: None
+    log = None
+    if ranks.is_first:
+        log = Journal(options.result_path / "train.jsonl")
+        log.keep(lambda entry: entry.get("epoch", 0) <= state.epoch)  # what is not kept is done again
+        log.add(run_header(options, state, len(validation_clips), device))
+    say(
         f"{len(training_clips)} training videos, {len(validation_clips)} validation clips, "
         f"{len(annotation.labels)} classes; ResNet3D-{state.net.model_depth} with "
-        f"{count_parameters(state.net):,} parameters, training {state.begin or 'everything'} on; {device}"
+        f"{count_parameters(state.net):,} parameters, training {state.begin or 'everything'} on; "
+        f"{f'{ranks.n} x ' if ranks.n > 1 else ''}{device}"
     )
-    for epoch in range(state.epoch + 1, options.n_epochs + 1):
-        entry = {"epoch": epoch, "learning_rate": state.optimizer.get_lr()}
-        batches = training_clips.batches(epoch, options.batch_size)
-        loader = ClipLoader(training_clips, batches, options.n_threads, note)
-        entry.update(
-            train_epoch(state.net, state.optimizer, state.scaler, loader, training_labels, epoch, options)
-        )
-        batches = validation_clips.batches(options.batch_size)
-        loader = ClipLoader(validation_clips, batches, options.n_threads, note)
-        loss, accuracy = validate(state.net, loader, validation_labels, options.mean_dataset)
-        check_finite(state.net, loss, epoch, entry["learning_rate"])
-        entry.update(val_loss=loss, val_clip_accuracy=accuracy)
-        append_log(log_path, entry)
-        is_best = state.end_epoch(loss, accuracy)
-        print(
-            f"epoch {epoch}: train loss {entry['train_loss']:.4f} clip accuracy "
-            f"{entry['train_clip_accuracy']:.4f}, validation loss {loss:.4f} clip accuracy "
-            f"{accuracy:.4f}{' (best)' if is_best else ''}",
-            flush=True,
-        )
-    print(
+    open_loader = functools.partial(
+        ClipLoader, n_threads=options.n_threads, notice=note, n_sharing=ranks.n_on_this_machine
+    )
+    validation_batches = validation_clips.batches(options.batch_size)
+    with StopSignals() as stop:
+        while state.epoch < options.n_epochs:
+            entry = {"epoch": state.epoch + 1, "learning_rate": state.optimizer.get_lr()}
+            batches = training_clips.batches(entry["epoch"], options.batch_size)
+            loader = open_loader(training_clips, [ranks.part(keys) for keys in batches[state.step :]])
+            train_epoch(state, loader, training_labels, stop)
+            entry.update(state.means())
+            loader = open_loader(validation_clips, ranks.part(validation_batches))
+            n_rounds = -(-len(validation_batches) // ranks.n)
+            loss, accuracy = validate(state, loader, n_rounds, validation_labels, stop)
+            numbers = {"the validation loss": loss, **weights_of(state.net)}
+            check_finite(numbers, f"after epoch {entry['epoch']}", entry["learning_rate"])
+            entry.update(val_loss=loss, val_clip_accuracy=accuracy)
+            if log is not None:
+                log.add(entry)
+            is_best = state.end_epoch(loss, accuracy)
+            say(
+                f"epoch {state.epoch}: train loss {entry['train_loss']:.4f} clip accuracy "
+                f"{entry['train_clip_accuracy']:.4f}, validation loss {loss:.4f} clip accuracy "
+                f"{accuracy:.4f}{' (best)' if is_best else ''}"
+            )
+    say(
         f"best validation clip accuracy {state.best['val_clip_accuracy']:.4f} in epoch "
         f"{state.best['epoch']}: {options.result_path / 'best.pdparams'}"
     )

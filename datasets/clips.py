@@ -3,7 +3,12 @@
 A dataset gives `(clip_thwc, video_index)`: the clip as `[T, H, W, 3] uint8 RGB`, a quarter of what
 float32 would send from the workers. Normalisation happens on the device (`normalise`).
 """
+import contextlib
+import ctypes
 import shutil
+import signal
+import threading
+import time
 import zlib
 
 import numpy as np
@@ -35,6 +40,9 @@ def normalise(clips_thwc, mean_dataset):
     shape = [1, 3, 1, 1, 1]
     scale = paddle.to_tensor(1 / (255 * std)).reshape(shape)
     return clips * scale - paddle.to_tensor(mean / std).reshape(shape)
+
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class _Clips:
@@ -169,25 +177,29 @@ class ClipLoader:
     """Batches of clips in a given order, read by worker processes.
 
     Iterating gives `(clips_thwc [N, T, H, W, 3] uint8, video_indices [N] int64)`, Tensors on the
-    device. Raises UserError, in the caller's process, for a frame that cannot be read: Paddle's own
-    way from a worker ends in a SystemError, or without workers in a hang.
+    device; close the iterator (`contextlib.closing`) where it may be left early. Raises UserError, in
+    the caller's process, for a frame that cannot be read: Paddle's own way from a worker ends in a
+    SystemError, or without workers in a hang.
     """
 
-    def __init__(self, dataset, batches, n_threads, notice=print):
+    def __init__(self, dataset, batches, n_threads, notice=print, n_sharing=1):
         """`batches` holds a list of the dataset's keys for each batch; 0 threads read right here.
 
-        Batches travel through /dev/shm where they fit, else through pipes, which `notice` is told.
+        Batches travel through /dev/shm, which `n_sharing` processes share, where they fit, else
+        through pipes, which `notice` is told.
         """
         self.dataset = dataset
         self.batches = batches
         self.n_threads = n_threads
-        self.use_shared_memory = n_threads > 0 and self._fits_shared_memory(notice)
+        self.use_shared_memory = n_threads > 0 and self._fits_shared_memory(notice, n_sharing)
 
     def __len__(self):
         return len(self.batches)
 
-    def _fits_shared_memory(self, notice):
-        n_clips = max(map(len, self.batches))
+    def _fits_shared_memory(self, notice, n_sharing):
+        if not self.batches:
+            return False
+        n_clips = max(map(len, self.batches)) * n_sharing
         # paddle.io.DataLoader's prefetch_factor is 2; one batch more is in use and one on its way.
         n_waiting = 2 * max(2, self.n_threads) + 2
         n_needed = self.dataset[self.batches[0][0]][0].nbytes * n_clips * n_waiting
@@ -203,7 +215,7 @@ class ClipLoader:
         return n_needed <= n_free
 
     def __iter__(self):
-        if self.n_threads == 0:
+        if self.n_threads == 0 or not self.batches:
             for keys in self.batches:
                 yield [paddle.to_tensor(array) for array in _stack([self.dataset[key] for key in keys])]
             return
@@ -211,14 +223,56 @@ class ClipLoader:
             _ErrorsAsItems(self.dataset),
             batch_sampler=self.batches,
             num_workers=self.n_threads,
+            worker_init_fn=_outlast_signals,
             collate_fn=_stack,
             use_shared_memory=self.use_shared_memory,
             return_list=True,
         )
-        for batch in loader:
-            if len(batch) == 1:
-                raise UserError(batch[0].numpy().tobytes().decode())
-            yield batch
+        batches = iter(loader)
+        threading.Thread(target=_watch_readers, args=(batches,), daemon=True).start()
+        try:
+            for batch in batches:
+                if len(batch) == 1:
+                    raise UserError(batch[0].numpy().tobytes().decode())
+                yield batch
+        finally:
+            # Ends the readers. Letting go of the iterator is not enough: its own thread holds it.
+            batches._try_shutdown_all()
+
+
+def _outlast_signals(_worker):
+    """Let a reader go on for a while after a signal, so that the step it reads for can be finished.
+
+    But not after its parent's end: Paddle's own watch on that waits for work that never comes.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(20))
+
+
+def _watch_readers(batches):
+    """End a loader whose reader died: one that held a queue's lock would make all others wait for ever."""
+    while not batches._shutdown:
+        if any(worker.exitcode not in (None, 0) for worker in batches._workers):
+            for worker in batches._workers:
+                worker.kill()
+            batches._exit_thread_unexpectedly()
+            return
+        time.sleep(1)
+
+
+@contextlib.contextmanager
+def reader_failures():
+    """Turn Paddle's ways of saying that a reader process died into a UserError."""
+    try:
+        yield
+    except (RuntimeError, SystemError, OSError) as error:
+        if "DataLoader" not in str(error) and "data reader" not in str(error):
+            raise
+        raise UserError(
+            "a reader process died (out of memory, or killed?); what is saved is whole: go on from it, "
+            "with fewer --n_threads"
+        ) from None
 
 
 class _ErrorsAsItems:

@@ -158,3 +158,34 @@ def test_a_mistake_is_one_line(small_set, run_script, spoil, options, message):
     assert code == 1
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
     assert not (small_set / "results/val.json").exists()
+
+
+def test_a_test_that_was_ended_goes_on_behind_the_finished_videos(trained_set, run_script):
+    # Batches of 3: the second video ends in the middle of one. Its broken frame stands in for a kill.
+    arguments = ["--inference_batch_size", 3, "--n_threads", 0, "--inference_stride", 4]
+    code, whole, err = run_script("test.py", *arguments, cwd=trained_set)
+    assert code == 0, err
+    results, journal = trained_set / "results/val.json", trained_set / "results/.val.jsonl"
+    expected = results.read_bytes()
+    results.unlink()
+    frame = trained_set / "dataset/UCF-101-jpg/Jump/v_Jump_g08_c01/image_00020.jpg"
+    content = frame.read_bytes()
+    frame.write_bytes(b"")
+    code, out, err = run_script("test.py", *arguments, cwd=trained_set)
+    assert code == 1 and "image_00020.jpg" in err and not results.exists()
+    done = [json.loads(line)["video"] for line in journal.read_text().splitlines()[1:]]
+    assert done == ["v_Jump_g06_c01", "v_run_g07_c01"]
+    frame.write_bytes(content)
+    with open(journal, "a") as file:
+        file.write('{"video": "v_Jump_g08')  # a line that a kill cut short
+    kept = journal.read_bytes()
+    code, out, err = run_script("test.py", *arguments, cwd=trained_set)
+    assert code == 0 and "2 videos are done already" in err
+    assert results.read_bytes() == expected and out == whole and not journal.exists()
+
+    # Another checkpoint or other options do not go on with it.
+    journal.write_bytes(kept)
+    code, out, err = run_script("test.py", *arguments, "--output_topk", 1, cwd=trained_set)
+    assert code == 0 and "of another run" in err
+    first = json.loads(results.read_text())["results"]["v_Jump_g06_c01"]
+    assert len(first) == 1 and first[0] == json.loads(expected)["results"]["v_Jump_g06_c01"][0]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import disk
 import opts
 
 SCRIPTS = {
@@ -99,12 +100,12 @@ def test_the_defaults_are_the_published_recipe():
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a" / "b.json"
-    opts.write_file(path, "old")
+    disk.write_file(path, "old")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(opts.os, "fsync", full)
+    monkeypatch.setattr(disk.os, "fsync", full)
     with pytest.raises(opts.UserError, match="b.json: No space left on device; 3 bytes are needed"):
-        opts.write_file(path, "new")
+        disk.write_file(path, "new")
     assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["b.json"]

@@ -23,6 +23,9 @@ COMMANDS = [
 def test_every_command_parses():
     assert len(COMMANDS) >= 8
     for _, script, *arguments in COMMANDS:
+        if script == "-m":  # Paddle's launcher: its own options come before the script
+            at = next(i for i, argument in enumerate(arguments) if argument in SCRIPTS)
+            script, arguments = arguments[at], arguments[at + 1 :]
         if script in SCRIPTS:
             SCRIPTS[script](arguments)
         else:

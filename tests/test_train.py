@@ -1,11 +1,20 @@
 """Training from the outside: what it writes, that it resumes bit for bit, and what it refuses."""
+import contextlib
 import json
 import math
+import os
+import pathlib
+import re
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
-from conftest import SMALL_TRAINING
+from conftest import ROOT, SMALL_TRAINING
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.weights import weights_of
@@ -210,3 +219,126 @@ def test_the_rate_falls_by_the_schedule(small_set, run_script):
     assert all(math.isclose(a, b) for a, b in zip(rates, (0.01, 0.001, 0.0001)))
     facts = load_checkpoint(small_set / "results/best.pdparams").facts
     assert facts["input"]["mean_dataset"] == "0.5" and facts["input"]["sample_t_stride"] == 2
+
+
+def start_training(root, *options):
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL_TRAINING, *options]
+    return subprocess.Popen(
+        list(map(str, command)), cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )
+
+
+def end_when(process, path, signum, whole_group=False):
+    """Send a signal once a file is there; return the exit code and what was said on stderr."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    (os.killpg if whole_group else os.kill)(process.pid, signum)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def test_a_run_ended_by_signals_or_killed_goes_on_bit_for_bit(small_set, run_script):
+    # Three steps an epoch; readers at work, which a terminal's Ctrl-C reaches too.
+    common = ["--batch_size", 2, "--n_epochs", 4, "--mixup_alpha", 0.2]
+    code, _, err = run_script("train.py", *SMALL_TRAINING, *common, "--result_path", "whole", cwd=small_set)
+    assert code == 0, err
+    common += ["--checkpoint_steps", 1, "--n_threads", 2]
+    results = small_set / "results"
+    process = start_training(small_set, *common)
+    code, err = end_when(process, results / "save_1_1.pdparams", signal.SIGTERM)
+    assert code == 143 and "go on with --resume_path results" in err and "Traceback" not in err
+    # It waited for its end of step and then left; the place differs with the machine's load.
+    resume = [*common, "--resume_path", "results"]
+    for signum, expected in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        header = len(log(small_set)[0])
+        process = start_training(small_set, *resume)
+        deadline = time.monotonic() + 60
+        while len(log(small_set)[0]) == header and time.monotonic() < deadline:
+            time.sleep(0.01)
+        code, err = end_when(process, results, signum, whole_group=signum == signal.SIGINT)
+        # The first epoch of a resumed run may be over before the signal comes; never the fourth.
+        assert code == expected and "Traceback" not in err, err
+        assert "Killed" not in err
+    code, _, err = run_script("train.py", *SMALL_TRAINING, *resume, cwd=small_set)
+    assert code == 0, err
+    for name in ("save_4.pdparams", "best.pdparams"):
+        assert_same_file(small_set / "whole" / name, results / name)
+    assert without_times(log(small_set)[1]) == without_times(log(small_set, "whole")[1])
+    names = {path.name for path in results.iterdir()}
+    assert not {name for name in names if name.endswith(".tmp") or name.count("_") == 2}
+
+
+def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(small_set, run_script):
+    process = start_training(small_set, "--n_epochs", 500)
+    deadline = time.monotonic() + 60
+    while not (small_set / "results/save_1.pdparams").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    arguments = [*SMALL_TRAINING, "--n_epochs", 500, "--resume_path", "results"]
+    code, _, err = run_script("train.py", *arguments, cwd=small_set)
+    assert code == 1 and f"another run is at work here (process {process.pid} on" in err
+    process.kill()
+    process.wait()
+    arguments[arguments.index(500)] = 1
+    assert run_script("train.py", *arguments, cwd=small_set)[0] == 0
+
+
+def test_a_killed_reader_ends_the_run_in_one_line(small_set):
+    process = start_training(small_set, "--n_epochs", 500, "--n_threads", 2)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if (small_set / "results/save_1.pdparams").exists() and children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(children[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    # Paddle's own thread may log a warning beside it.
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "a reader process died" in errors[0] and "Traceback" not in err
+
+
+@pytest.mark.parametrize("limit", [100_000, 1_200_000])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(small_set, run_script, limit):
+    # A limit on the size of a file stands in for a full disk: on best.pdparams, or on save_2 alone.
+    code, _, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set)
+    assert code == 0, err
+    before = {p.name: p.read_bytes() for p in (small_set / "results").glob("*.pdparams")}
+    assert len(before["best.pdparams"]) < 1_200_000 < len(before["save_1.pdparams"])
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *SMALL_TRAINING, "--n_epochs", "2",
+         "--resume_path", "results"],
+        cwd=small_set, capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"results/(save_2|best)\.pdparams: File too large; [\d,]+ bytes are needed", line)
+    assert (small_set / "results/save_1.pdparams").read_bytes() == before["save_1.pdparams"]
+    assert not list((small_set / "results").glob(".*.tmp"))
+    code, _, err = run_script(
+        "train.py", *SMALL_TRAINING, "--n_epochs", 2, "--resume_path", "results", cwd=small_set
+    )
+    assert code == 0, err
+
+
+def test_only_the_last_checkpoints_are_kept(small_set, run_script):
+    arguments = ["--n_epochs", 4, "--keep", 2, "--batch_size", 2, "--checkpoint_steps", 2]
+    code, _, err = run_script("train.py", *SMALL_TRAINING, *arguments, cwd=small_set)
+    assert code == 0, err
+    names = {path.name for path in (small_set / "results").glob("*.pdparams")}
+    assert names == {"save_3.pdparams", "save_4.pdparams", "best.pdparams"}
+
+
+def test_a_run_killed_between_its_first_best_and_its_first_checkpoint_can_be_started_anew(
+    small_set, run_script
+):
+    code, _, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set)
+    assert code == 0, err
+    (small_set / "results/save_1.pdparams").unlink()
+    code, _, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 2, cwd=small_set)
+    assert code == 0, err
+    assert [entry["epoch"] for entry in log(small_set)[1]] == [1, 2]
