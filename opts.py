@@ -16,7 +16,11 @@ from pathlib import Path
 # Read before Paddle is imported, which sets this variable to 1 itself.
 _OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")
 os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ notes on its own working
-for _noise in ("No ccache found", "When training, we now always track global mean"):
+for _noise in (
+    "No ccache found",
+    "When training, we now always track global mean",
+    "This process .* is multi-threaded, use of fork",  # the readers use none of its threads
+):
     warnings.filterwarnings("ignore", message=_noise)
 
 
@@ -202,6 +206,11 @@ def _data(parser):
         type=_count_or_none,
         default=4,
         help="processes that read frames; 0 reads in the main one",
+    )
+    add(
+        "--fast_decode",
+        action="store_true",
+        help="decode jpgs at 1/2, 1/4 or 1/8 where the clip is as much smaller; not the same pixels",
     )
 
 

@@ -21,8 +21,9 @@ import numpy as np
 import paddle
 
 from datasets.annotation import read_annotation
-from datasets.clips import ClipLoader, WindowClips, normalise, reader_failures
+from datasets.clips import WindowClips, normalise
 from datasets.frames import check_frames
+from datasets.loader import ClipLoader
 from disk import Journal, only_run, write_file
 from model.checkpoint import load_checkpoint
 from model.engine import class_scores, prepare_device
@@ -38,6 +39,7 @@ DECISIVE = {
     "inference_crop",
     "inference_no_average",
     "output_topk",
+    "fast_decode",
 }
 
 
@@ -75,7 +77,7 @@ def score_clips(scores_of, clips, batches, n_classes, options, expected, ranks):
     scores, is the same for any number of ranks; all of them get all scores.
     """
     n_rounds = -(-len(batches) // ranks.n)
-    loader = ClipLoader(clips, ranks.part(batches), options.n_threads, note, ranks.n_on_this_machine)
+    loader = ClipLoader(clips, ranks.part(batches), options.n_threads)
     table = np.zeros((max(map(len, batches), default=0), n_classes), np.float32)
     bar = progress_bar(total=sum(map(len, batches)), unit="clip", desc="test", disable=not ranks.is_first)
     with bar, contextlib.closing(iter(loader)) as own_batches:
@@ -85,7 +87,7 @@ def score_clips(scores_of, clips, batches, n_classes, options, expected, ranks):
                 table[: len(batch[1])] = scores_of(normalise(batch[0], expected["mean_dataset"]))
             tables = ranks.gather(paddle.to_tensor(table))
             for keys, scores in zip(batches[i * ranks.n :], tables):
-                yield from zip((clips.windows[key][0] for key in keys), scores.numpy())
+                yield from zip((clips.index_of(key) for key in keys), scores.numpy())
                 bar.update(len(keys))
 
 
@@ -116,7 +118,7 @@ def result_of(video, scores, windows, labels, options):
     if options.inference_no_average:
         result = [
             {
-                "segment": [min(window), max(window) + 1],
+                "segment": [int(min(window)), int(max(window)) + 1],
                 "result": top_labels(row, labels, options.output_topk),
             }
             for row, window in zip(scores, windows)
@@ -149,6 +151,7 @@ def main(options):
             expected["sample_t_stride"],
             windows=("sliding", options.inference_stride),
             crop=options.inference_crop,
+            fast_decode=options.fast_decode,
         )
         run_facts = {
             "checkpoint": zlib.crc32(options.resume_path.read_bytes()),
@@ -163,7 +166,6 @@ def main(options):
             held.enter_context(only_run(options.result_path / f".{options.inference_subset}.lock"))
             journal = open_journal(options.result_path / f".{options.inference_subset}.jsonl", run_facts)
             held.callback(journal.flush)
-        held.enter_context(reader_failures())
         score_videos(net, expected, clips, labels, options, ranks, journal)
         if ranks.is_first:
             write_results(journal, videos, len(clips), options)
@@ -174,10 +176,10 @@ def score_videos(net, expected, clips, labels, options, ranks, journal):
     n_done = ranks.gather_objects(journal and len(journal.entries) - 1)[0]
     # The batches stay those of a run from the start: the first to compute holds the first open video.
     batches = clips.batches(options.inference_batch_size)
-    batches = [keys for keys in batches if clips.windows[keys[-1]][0] >= n_done]
+    batches = [keys for keys in batches if clips.index_of(keys[-1]) >= n_done]
     if not batches:
         return
-    windows = (clips.windows[key][1] for keys in batches for key in keys)
+    windows = (clips.windows[key] for keys in batches for key in keys)
     scores_of = class_scores(net, ranks.n_on_this_machine)
     scored = score_clips(scores_of, clips, batches, len(labels), options, expected, ranks)
     # The clips of a video follow each other, so that only one video's scores are held at a time.

@@ -31,8 +31,9 @@ import paddle
 import paddle.nn.functional as F
 
 from datasets.annotation import read_annotation
-from datasets.clips import ClipLoader, TrainingClips, WindowClips, normalise, reader_failures
+from datasets.clips import TrainingClips, WindowClips, normalise
 from datasets.frames import check_frames
+from datasets.loader import ClipLoader
 from disk import Journal, only_run, remove_temporaries, require_space, write_file
 from model.checkpoint import (
     DEFAULT_INPUT,
@@ -140,7 +141,7 @@ def train_epoch(state, loader, labels, stop):
                 logits = net(clips)
             loss = training_loss(logits.astype("float32"), targets, options.label_smoothing, mix)
             if not math.isfinite(float(loss)):
-                raise not_finite(float(loss), epoch, step, optimizer.get_lr(), loader.dataset, indices)
+                raise not_finite(float(loss), epoch, step, optimizer.get_lr(), loader.clips, indices)
             # This rank's clips count for their part of the batch.
             n = state.n_clips_of_step(step)
             scaler.scale(loss * (len(targets) / n)).backward()
@@ -497,10 +498,16 @@ def make_clips(options, annotation):
         train_crop_min_ratio=options.train_crop_min_ratio,
         hflip=not options.no_hflip,
         train_t_crop=options.train_t_crop,
+        fast_decode=options.fast_decode,
     )
-    windows = ("even", options.n_val_samples)
-    videos = annotation.videos["validation"]
-    return training, WindowClips(options.video_path, videos, *arguments, windows=windows)
+    validation = WindowClips(
+        options.video_path,
+        annotation.videos["validation"],
+        *arguments,
+        windows=("even", options.n_val_samples),
+        fast_decode=options.fast_decode,
+    )
+    return training, validation
 
 
 def main(options):
@@ -518,7 +525,6 @@ def main(options):
                     f"{options.result_path}: holds a run already; go on with it by --resume_path "
                     f"{options.result_path}, or give another --result_path"
                 )
-        held.enter_context(reader_failures())
         train(options, annotation, ranks, device)
 
 
@@ -540,18 +546,16 @@ def train(options, annotation, ranks, device):
         f"{count_parameters(state.net):,} parameters, training {state.begin or 'everything'} on; "
         f"{f'{ranks.n} x ' if ranks.n > 1 else ''}{device}"
     )
-    open_loader = functools.partial(
-        ClipLoader, n_threads=options.n_threads, notice=note, n_sharing=ranks.n_on_this_machine
-    )
     validation_batches = validation_clips.batches(options.batch_size)
     with StopSignals() as stop:
         while state.epoch < options.n_epochs:
             entry = {"epoch": state.epoch + 1, "learning_rate": state.optimizer.get_lr()}
             batches = training_clips.batches(entry["epoch"], options.batch_size)
-            loader = open_loader(training_clips, [ranks.part(keys) for keys in batches[state.step :]])
+            parts = [ranks.part(keys) for keys in batches[state.step :]]
+            loader = ClipLoader(training_clips, parts, options.n_threads)
             train_epoch(state, loader, training_labels, stop)
             entry.update(state.means())
-            loader = open_loader(validation_clips, ranks.part(validation_batches))
+            loader = ClipLoader(validation_clips, ranks.part(validation_batches), options.n_threads)
             n_rounds = -(-len(validation_batches) // ranks.n)
             loss, accuracy = validate(state, loader, n_rounds, validation_labels, stop)
             numbers = {"the validation loss": loss, **weights_of(state.net)}

@@ -1,27 +1,18 @@
-"""Clips for training, validation and test, and the worker processes that read them.
+"""Clips for training, validation and test: which frames they show, how these are cropped, how they are read.
 
-A dataset gives `(clip_thwc, video_index)`: the clip as `[T, H, W, 3] uint8 RGB`, a quarter of what
-float32 would send from the workers. Normalisation happens on the device (`normalise`).
+Clips are `[T, H, W, 3] uint8 RGB`, a quarter of what float32 would send from the readers. Normalisation
+happens on the device (`normalise`). A clip is asked for by a key and read in two steps: `request(key)` is
+all that a reader needs to know, so that no reader touches the index of videos; `read(request, out)`
+decodes it.
 """
-import contextlib
-import ctypes
-import shutil
-import signal
-import threading
-import time
 import zlib
 
 import numpy as np
 import paddle
 
-from datasets.frames import frame_name, read_frame
-from datasets.spatial import (
-    corner_box,
-    crop_and_resize,
-    random_resized_box,
-    resize_and_center_crop,
-    resize_short_side,
-)
+from datasets.frames import frame_name, frame_size, read_frame
+from datasets.resize import bilinear
+from datasets.spatial import box_crop, center_crop, corner_box, random_resized_box, short_side_crop
 from datasets.temporal import center_window, even_windows, random_window, sliding_windows
 from opts import UserError
 
@@ -42,31 +33,64 @@ def normalise(clips_thwc, mean_dataset):
     return clips * scale - paddle.to_tensor(mean / std).reshape(shape)
 
 
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-
-
 class _Clips:
     """Videos of one subset, and how to read a window of one of them."""
 
-    def __init__(self, frames_path, videos, sample_size, sample_duration, sample_t_stride):
-        self.frames_path = frames_path
+    def __init__(
+        self, frames_path, videos, sample_size, sample_duration, sample_t_stride, fast_decode=False
+    ):
+        """`fast_decode` decodes frames at 1/2, 1/4 or 1/8 where the crop is reduced by as much anyway."""
+        self.frames_path = str(frames_path)
         self.videos = videos
         self.sample_size = sample_size
         self.sample_duration = sample_duration
         self.sample_t_stride = sample_t_stride
+        self.fast_decode = fast_decode
+
+    def __getitem__(self, key):
+        """Return `(clip, video_index)`, read right here."""
+        clip = np.empty(self.shape_of(key), np.uint8)
+        self.read(self.request(key), clip)
+        return clip, self.index_of(key)
+
+    def shape_of(self, key):
+        """Return the shape of a clip."""
+        return self.sample_duration, self.sample_size, self.sample_size, 3
+
+    def _folder(self, index):
+        video = self.videos[index]
+        return f"{self.frames_path}/{video.class_name}/{video.name}"
 
     def _frame_numbers(self, index):
         video = self.videos[index]
         return range(video.begin, video.end)[:: self.sample_t_stride]
 
-    def _read(self, index, window):
-        video = self.videos[index]
-        folder = self.frames_path / video.class_name / video.name
-        decoded = {number: read_frame(folder / frame_name(number)) for number in set(window)}
-        frames = [decoded[number] for number in window]
-        if len({frame.shape for frame in frames}) > 1:
-            raise UserError(f"{folder}: frames {window[0]} to {window[-1]} are not all of one size")
-        return frames
+    def _read_window(self, folder, window, crop_of, out):
+        """Write the frames of a window to `out [T, H, W, 3]`.
+
+        `crop_of(width, height)` is asked once, for `(crop, mirrored)`.
+        """
+        size = n = resize = None
+
+        def reduction(height, width):
+            nonlocal size, n, resize
+            if size is None:
+                crop, mirrored = crop_of(width, height)
+                size = height, width, *crop.shape
+                n = crop.reduction() if self.fast_decode else 1
+                resize = bilinear(*crop.of_reduced(n, width, height), mirrored)
+            if size != (height, width, *out.shape[1:3]):
+                raise UserError(f"{folder}: frames {window[0]} to {window[-1]} are not all of one size")
+            return n
+
+        first_at = {}
+        for i, number in enumerate(window):
+            if number in first_at:  # looped
+                out[i] = out[first_at[number]]
+            else:
+                first_at[number] = i
+                pixels = read_frame(f"{folder}/{frame_name(number)}", "RGBX", reduction)
+                resize(pixels, out[i])
 
 
 class TrainingClips(_Clips):
@@ -84,8 +108,9 @@ class TrainingClips(_Clips):
         train_crop_min_ratio=0.75,
         hflip=True,
         train_t_crop="random",
+        fast_decode=False,
     ):
-        super().__init__(*clip_arguments)
+        super().__init__(*clip_arguments, fast_decode)
         self.manual_seed = manual_seed
         self.train_crop = train_crop
         self.train_crop_min_scale = train_crop_min_scale
@@ -96,30 +121,37 @@ class TrainingClips(_Clips):
     def __len__(self):
         return len(self.videos)
 
-    def __getitem__(self, key):
+    def index_of(self, key):
+        """Return the index of a clip's video."""
+        return key[1]
+
+    def request(self, key):
+        """Return all that reading a clip takes beside the settings."""
         epoch, index = key
-        name_hash = zlib.crc32(self.videos[index].name.encode())
-        rng = np.random.default_rng([self.manual_seed, epoch, name_hash])
-        numbers = self._frame_numbers(index)
+        seed = [self.manual_seed, epoch, zlib.crc32(self.videos[index].name.encode())]
+        return self._folder(index), self._frame_numbers(index), seed
+
+    def read(self, request, out):
+        """Read the clip of a request into `out [T, H, W, 3] uint8`."""
+        folder, numbers, seed = request
+        rng = np.random.default_rng(seed)
         if self.train_t_crop == "random":
             window = random_window(numbers, self.sample_duration, rng)
         else:
             window = center_window(numbers, self.sample_duration)
-        frames = self._read(index, window)
-        height, width, _ = frames[0].shape
+        self._read_window(folder, window, lambda width, height: self._draw_crop(width, height, rng), out)
+
+    def _draw_crop(self, width, height, rng):
         if self.train_crop == "center":
-            clip = resize_and_center_crop(frames, self.sample_size)
+            crop = center_crop(width, height, self.sample_size)
         else:
             if self.train_crop == "random":
-                box = random_resized_box(
-                    width, height, rng, self.train_crop_min_scale, self.train_crop_min_ratio
-                )
+                limits = self.train_crop_min_scale, self.train_crop_min_ratio
+                box = random_resized_box(width, height, rng, *limits)
             else:
                 box = corner_box(width, height, rng)
-            clip = crop_and_resize(frames, box, self.sample_size)
-        if self.hflip and rng.random() < 0.5:
-            clip = clip[:, :, ::-1]
-        return clip, index
+            crop = box_crop(box, self.sample_size)
+        return crop, self.hflip and rng.random() < 0.5
 
     def batches(self, epoch, batch_size):
         """Return the keys of an epoch's batches, shuffled by (seed, epoch); the last may be short."""
@@ -135,25 +167,44 @@ class WindowClips(_Clips):
     `crop` is "center" or "nocrop".
     """
 
-    def __init__(self, *clip_arguments, windows, crop="center"):
-        super().__init__(*clip_arguments)
+    def __init__(self, *clip_arguments, windows, crop="center", fast_decode=False):
+        super().__init__(*clip_arguments, fast_decode)
         kind, number = windows
         cut = {"even": even_windows, "sliding": sliding_windows}[kind]
         self.crop = crop
-        self.windows = [
-            (index, window)
+        cuts = [
+            cut(self._frame_numbers(index), self.sample_duration, number)
             for index in range(len(self.videos))
-            for window in cut(self._frame_numbers(index), self.sample_duration, number)
         ]
+        # Arrays, since UCF-101 has 45,307 windows: each video's index, and the frame numbers.
+        self.video_of = np.repeat(np.arange(len(cuts)), [len(windows) for windows in cuts])
+        self.windows = np.array([window for windows in cuts for window in windows], np.int32)
 
     def __len__(self):
         return len(self.windows)
 
-    def __getitem__(self, position):
-        index, window = self.windows[position]
-        frames = self._read(index, window)
-        resize = resize_and_center_crop if self.crop == "center" else resize_short_side
-        return resize(frames, self.sample_size), index
+    def index_of(self, position):
+        """Return the index of a clip's video."""
+        return int(self.video_of[position])
+
+    def shape_of(self, position):
+        """Return the shape of a clip; that of an uncropped one follows from its first frame."""
+        if self.crop == "center":
+            return super().shape_of(position)
+        first = frame_name(self.windows[position][0])
+        height, width = frame_size(f"{self._folder(self.index_of(position))}/{first}")
+        return self.sample_duration, *short_side_crop(width, height, self.sample_size).shape, 3
+
+    def request(self, position):
+        """Return all that reading a clip takes beside the settings."""
+        return self._folder(self.index_of(position)), self.windows[position].tolist()
+
+    def read(self, request, out):
+        """Read the clip of a request into `out [T, H, W, 3] uint8`."""
+        place = center_crop if self.crop == "center" else short_side_crop
+        self._read_window(
+            *request, lambda width, height: (place(width, height, self.sample_size), False), out
+        )
 
     def batches(self, batch_size):
         """Return the positions of every batch, windows of several videos together.
@@ -165,135 +216,9 @@ class WindowClips(_Clips):
             return _chunks(positions, batch_size)
         by_video = {}
         for position in positions:
-            by_video.setdefault(self.windows[position][0], []).append(position)
+            by_video.setdefault(self.index_of(position), []).append(position)
         return [batch for members in by_video.values() for batch in _chunks(members, batch_size)]
 
 
 def _chunks(keys, size):
     return [list(keys[i : i + size]) for i in range(0, len(keys), size)]
-
-
-class ClipLoader:
-    """Batches of clips in a given order, read by worker processes.
-
-    Iterating gives `(clips_thwc [N, T, H, W, 3] uint8, video_indices [N] int64)`, Tensors on the
-    device; close the iterator (`contextlib.closing`) where it may be left early. Raises UserError, in
-    the caller's process, for a frame that cannot be read: Paddle's own way from a worker ends in a
-    SystemError, or without workers in a hang.
-    """
-
-    def __init__(self, dataset, batches, n_threads, notice=print, n_sharing=1):
-        """`batches` holds a list of the dataset's keys for each batch; 0 threads read right here.
-
-        Batches travel through /dev/shm, which `n_sharing` processes share, where they fit, else
-        through pipes, which `notice` is told.
-        """
-        self.dataset = dataset
-        self.batches = batches
-        self.n_threads = n_threads
-        self.use_shared_memory = n_threads > 0 and self._fits_shared_memory(notice, n_sharing)
-
-    def __len__(self):
-        return len(self.batches)
-
-    def _fits_shared_memory(self, notice, n_sharing):
-        if not self.batches:
-            return False
-        n_clips = max(map(len, self.batches)) * n_sharing
-        # paddle.io.DataLoader's prefetch_factor is 2; one batch more is in use and one on its way.
-        n_waiting = 2 * max(2, self.n_threads) + 2
-        n_needed = self.dataset[self.batches[0][0]][0].nbytes * n_clips * n_waiting
-        try:
-            n_free = shutil.disk_usage("/dev/shm").free
-        except OSError:
-            n_free = 0
-        if n_needed > n_free:
-            notice(
-                f"/dev/shm has less room than the {n_needed / 1e6:,.0f} MB that the loader wants; "
-                "batches go through pipes, which is slower. Docker: --shm-size; or fewer --n_threads"
-            )
-        return n_needed <= n_free
-
-    def __iter__(self):
-        if self.n_threads == 0 or not self.batches:
-            for keys in self.batches:
-                yield [paddle.to_tensor(array) for array in _stack([self.dataset[key] for key in keys])]
-            return
-        loader = paddle.io.DataLoader(
-            _ErrorsAsItems(self.dataset),
-            batch_sampler=self.batches,
-            num_workers=self.n_threads,
-            worker_init_fn=_outlast_signals,
-            collate_fn=_stack,
-            use_shared_memory=self.use_shared_memory,
-            return_list=True,
-        )
-        batches = iter(loader)
-        threading.Thread(target=_watch_readers, args=(batches,), daemon=True).start()
-        try:
-            for batch in batches:
-                if len(batch) == 1:
-                    raise UserError(batch[0].numpy().tobytes().decode())
-                yield batch
-        finally:
-            # Ends the readers. Letting go of the iterator is not enough: its own thread holds it.
-            batches._try_shutdown_all()
-
-
-def _outlast_signals(_worker):
-    """Let a reader go on for a while after a signal, so that the step it reads for can be finished.
-
-    But not after its parent's end: Paddle's own watch on that waits for work that never comes.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(20))
-
-
-def _watch_readers(batches):
-    """End a loader whose reader died: one that held a queue's lock would make all others wait for ever."""
-    while not batches._shutdown:
-        if any(worker.exitcode not in (None, 0) for worker in batches._workers):
-            for worker in batches._workers:
-                worker.kill()
-            batches._exit_thread_unexpectedly()
-            return
-        time.sleep(1)
-
-
-@contextlib.contextmanager
-def reader_failures():
-    """Turn Paddle's ways of saying that a reader process died into a UserError."""
-    try:
-        yield
-    except (RuntimeError, SystemError, OSError) as error:
-        if "DataLoader" not in str(error) and "data reader" not in str(error):
-            raise
-        raise UserError(
-            "a reader process died (out of memory, or killed?); what is saved is whole: go on from it, "
-            "with fewer --n_threads"
-        ) from None
-
-
-class _ErrorsAsItems:
-    """Wraps a dataset; returns a UserError as an item instead of raising it."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __getitem__(self, key):
-        try:
-            return self.dataset[key]
-        except UserError as error:
-            return error
-
-    def __len__(self):
-        return len(self.dataset)
-
-
-def _stack(items):
-    for item in items:
-        if isinstance(item, UserError):
-            return [np.frombuffer(str(item).encode(), np.uint8)]
-    clips, indices = zip(*items)
-    return [np.stack(clips), np.array(indices, np.int64)]

@@ -1,5 +1,7 @@
 """Frames on disk: their names, their check against the annotation, and their decoding."""
+import contextlib
 import os
+import struct
 
 import simplejpeg
 
@@ -67,23 +69,58 @@ def check_frames(frames_path, videos):
         )
 
 
-def _may_have_four_colours(content):
-    """Tell quickly whether a jpg may be CMYK; reading its whole header takes a fifth of the decoding."""
-    start = content.find(b"\xff\xc0")  # the start of a baseline frame; its tenth byte counts colours
-    return start < 0 or content[start + 9 : start + 10] not in (b"\x01", b"\x03")
+def _header(content):
+    """Return height, width and number of colours of a jpg; None where only the decoder can tell.
+
+    Asking the decoder would take a fifth of the decoding.
+    """
+    start = content.find(b"\xff\xc0")  # the start of a baseline frame
+    if start < 0 or len(content) < start + 10 or content[start + 9] not in (1, 3):
+        return None
+    return *struct.unpack(">HH", content[start + 5 : start + 9]), content[start + 9]
 
 
-def read_frame(path):
+def frame_size(path):
+    """Return `(height, width)` of a jpg file. Raises UserError as `read_frame` does."""
+    with _errors_of(path):
+        content = _content(path)
+        header = _header(content) or simplejpeg.decode_jpeg_header(content)
+        return header[0], header[1]
+
+
+def read_frame(path, colorspace="RGB", n_reduced=None):
     """Decode a jpg file to `[H, W, 3] uint8 RGB`, the same pixels as Pillow's.
+
+    `colorspace` "RGBX" adds a fourth byte to each pixel. `n_reduced`, a function of height and width,
+    returns 1, 2, 4 or 8: by how much the frame is decoded smaller, which is quicker and not exact.
 
     Raises UserError, naming the file, for one that is missing or does not decode to its last byte.
     """
+    with _errors_of(path):
+        content = _content(path)
+        header = _header(content)
+        if header is None:
+            header = simplejpeg.decode_jpeg_header(content)
+            if "K" in header[2]:
+                raise ValueError("four colours; video frames have three")
+        n = 1 if n_reduced is None else n_reduced(header[0], header[1])
+        if n == 1:
+            return simplejpeg.decode_jpeg(content, colorspace, fastdct=False, fastupsample=False)
+        height, width = -(-header[0] // n), -(-header[1] // n)
+        return simplejpeg.decode_jpeg(
+            content, colorspace, True, True, min_height=height, min_width=width, min_factor=n
+        )
+
+
+def _content(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _errors_of(path):
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-        if _may_have_four_colours(content) and "K" in simplejpeg.decode_jpeg_header(content)[2]:
-            raise ValueError("four colours; video frames have three")
-        return simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
+        yield
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:

@@ -4,9 +4,11 @@ Reference: `spatial_transforms.py`; there as here one choice holds for all frame
 is `(x, y, width, height)` in the frame's pixels. Clips are `[T, H, W, 3] uint8 RGB`.
 """
 import math
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from datasets.resize import bilinear
 
 # Sides of the corner crops relative to the frame's short side. Paper: section 3.3.
 CORNER_SCALES = tuple(2 ** (-k / 4) for k in range(5))
@@ -37,45 +39,80 @@ def corner_box(width, height, rng):
     return round((width - side) * x), round((height - side) * y), side, side
 
 
+class Crop(NamedTuple):
+    """What a clip shows of its frames: `box`, resized to `size`, and of that `shape` at `window`.
+
+    `size` is `(width, height)`, `window` `(x, y)` in it, `shape` `(height, width)`.
+    """
+
+    box: tuple
+    size: tuple
+    window: tuple
+    shape: tuple
+
+    def reduction(self):
+        """Return 8, 4, 2 or 1: how much smaller the frames may be decoded, still not smaller than shown."""
+        return next(
+            (n for n in (8, 4, 2) if self.box[2] >= n * self.size[0] and self.box[3] >= n * self.size[1]), 1
+        )
+
+    def of_reduced(self, n, width, height):
+        """Return the same crop of frames of `width` x `height` that were decoded at 1/n of their size."""
+        width, height = -(-width // n), -(-height // n)
+        x, y = min(round(self.box[0] / n), width - 1), min(round(self.box[1] / n), height - 1)
+        w, h = min(round(self.box[2] / n), width - x), min(round(self.box[3] / n), height - y)
+        return self._replace(box=(x, y, max(1, w), max(1, h)))
+
+
+def box_crop(box, size):
+    """Return the crop that resizes a box to `size` x `size`; Pillow's filter sees the box alone."""
+    return Crop(box, (size, size), (0, 0), (size, size))
+
+
+def short_side_crop(width, height, size):
+    """Return the crop of whole frames, resized so that their short side is `size`."""
+    if width < height:
+        target = (size, int(size * height / width))
+    else:
+        target = (int(size * width / height), size)
+    return Crop((0, 0, width, height), target, (0, 0), target[::-1])
+
+
+def center_crop(width, height, size):
+    """Return the crop that resizes the short side to `size` and then cuts the central square.
+
+    Reference: `Resize` and `CenterCrop` of validation and test.
+    """
+    whole = short_side_crop(width, height, size)
+    window = tuple(round((side - size) / 2) for side in whole.size)
+    return whole._replace(window=window, shape=(size, size))
+
+
 def crop_and_resize(frames, box, size):
     """Cut the box out of each frame and resize it to `size` x `size`; return the clip.
 
-    Pillow's bilinear filter, on the pixels of the box alone. Raises ValueError where the frames are
-    not all of one size.
+    Raises ValueError, as the next two do, where the frames are not all of one size.
     """
-    x, y, w, h = box
-    clip = np.empty((len(frames), size, size, 3), np.uint8)
-    for i, frame in enumerate(_of_one_size(frames)):
-        image = Image.fromarray(frame[y : y + h, x : x + w])
-        clip[i] = image.resize((size, size), Image.BILINEAR)
-    return clip
+    return _cropped(frames, box_crop(box, size))
 
 
 def resize_short_side(frames, size):
     """Resize each frame so that its short side is `size`; return the clip."""
     height, width, _ = frames[0].shape
-    if width < height:
-        target = (size, int(size * height / width))
-    else:
-        target = (int(size * width / height), size)
-    clip = np.empty((len(frames), target[1], target[0], 3), np.uint8)
-    for i, frame in enumerate(_of_one_size(frames)):
-        clip[i] = Image.fromarray(frame).resize(target, Image.BILINEAR)
-    return clip
+    return _cropped(frames, short_side_crop(width, height, size))
 
 
 def resize_and_center_crop(frames, size):
-    """Resize the short side to `size`, then cut the central square; return the clip.
-
-    Reference: `Resize` and `CenterCrop` of validation and test.
-    """
-    clip = resize_short_side(frames, size)
-    y, x = round((clip.shape[1] - size) / 2), round((clip.shape[2] - size) / 2)
-    return clip[:, y : y + size, x : x + size]
+    """Resize the short side to `size`, then cut the central square; return the clip."""
+    height, width, _ = frames[0].shape
+    return _cropped(frames, center_crop(width, height, size))
 
 
-def _of_one_size(frames):
-    for frame in frames:
+def _cropped(frames, crop):
+    resize = bilinear(*crop)
+    clip = np.empty((len(frames), *crop.shape, 3), np.uint8)
+    for frame, out in zip(frames, clip):
         if frame.shape != frames[0].shape:
             raise ValueError(f"frames of two sizes in one clip: {frames[0].shape[:2]}, {frame.shape[:2]}")
-    return frames
+        resize(frame, out)
+    return clip

@@ -1,0 +1,118 @@
+"""Batches of clips, read ahead by worker processes into memory that they share with this one.
+
+A batch has its place in anonymous shared memory, which is not /dev/shm, so that no container's limit on
+that holds. Each reader gets its part of every batch as a list of requests, writes the clips where they
+belong, and answers; nothing else travels between the processes.
+"""
+import math
+import mmap
+import traceback
+
+import numpy as np
+import paddle
+
+from datasets.processes import how_it_ended, start_worker
+from opts import UserError
+
+# Batches in the making while one is in use: enough to bridge a slow moment of a network disk.
+N_AHEAD = 4
+
+
+class ClipLoader:
+    """Batches of clips in a given order: `(clips_thwc [N, T, H, W, 3] uint8, video_indices [N] int64)`.
+
+    Both are Tensors on the device. Close the iterator (`contextlib.closing`) where it may be left early.
+    Raises UserError, in the caller's process, for a frame that cannot be read, and for a reader that
+    died.
+    """
+
+    def __init__(self, clips, batches, n_threads):
+        """`batches` holds a list of the clips' keys for each batch; 0 threads read right here."""
+        self.clips = clips
+        self.batches = batches
+        self.n_threads = n_threads
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        batches = self._read_ahead() if self.n_threads and self.batches else map(self._read, self.batches)
+        for keys, batch in zip(self.batches, batches):
+            indices = np.array([self.clips.index_of(key) for key in keys], np.int64)
+            yield paddle.to_tensor(batch), paddle.to_tensor(indices)
+
+    def _shape(self, keys):
+        return (len(keys), *self.clips.shape_of(keys[0]))
+
+    def _read(self, keys):
+        batch = np.empty(self._shape(keys), np.uint8)
+        for key, out in zip(keys, batch):
+            self.clips.read(self.clips.request(key), out)
+        return batch
+
+    def _read_ahead(self):
+        """Yield every batch in its place, which is given to a later batch when the next is asked for."""
+        shapes = [self._shape(keys) for keys in self.batches]
+        n_bytes = max(map(math.prod, shapes))
+        n_places = min(N_AHEAD + 1, len(shapes))
+        places = [np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8) for _ in range(n_places)]
+        readers = []
+        try:
+            for _ in range(self.n_threads):
+                readers.append(start_worker(_answer_requests, self.clips, places))
+            for i in range(len(shapes) + n_places):
+                done = i - n_places
+                if done >= 0:
+                    for process, connection in readers:
+                        _take_answer(process, connection)
+                    place = places[done % n_places]
+                    yield place[: math.prod(shapes[done])].reshape(shapes[done])
+                if i < len(shapes):
+                    self._send_requests(readers, i, i % n_places, shapes[i])
+        finally:
+            for process, _ in readers:
+                process.kill()
+            for process, connection in readers:
+                process.join()
+                connection.close()
+
+    def _send_requests(self, readers, i, place, shape):
+        requests = [(row, self.clips.request(key)) for row, key in enumerate(self.batches[i])]
+        for number, (process, connection) in enumerate(readers):
+            try:
+                connection.send((place, shape, requests[number :: len(readers)]))
+            except OSError:
+                raise _reader_died(process) from None
+
+
+def _reader_died(process):
+    return UserError(
+        f"a reader process died ({how_it_ended(process)}; out of memory, or killed?); what is saved is "
+        "whole: go on from it, with fewer --n_threads"
+    )
+
+
+def _take_answer(process, connection):
+    """Wait until a reader has done its part of the oldest batch; raise what it met with."""
+    try:
+        answer = connection.recv()
+    except (EOFError, OSError):
+        raise _reader_died(process) from None
+    if answer is not None:
+        raise answer
+
+
+def _answer_requests(connection, clips, places):
+    """Read clips into their places until the pipe ends; the main function of a reader."""
+    while True:
+        place, shape, requests = connection.recv()
+        batch = places[place][: math.prod(shape)].reshape(shape)
+        try:
+            for row, request in requests:
+                clips.read(request, batch[row])
+            answer = None
+        except UserError as error:
+            answer = error
+        except Exception:
+            answer = RuntimeError(f"in a reader process:\n{traceback.format_exc()}")
+        connection.send(answer)
