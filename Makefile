@@ -2,6 +2,7 @@
 # make reproduce VIDEOS=UCF-101 WEIGHTS=r3d50_KM_200ep.pth     the real one, on a GPU
 # make test                                    all tests; PADDLE=2.6.2 on that version
 # make faults                                  kill and break every stage, count what is lost
+# make bench                                   compare speeds with the reference's ways: docs/bench.json
 #
 # Python packages go to $(VENV), inside the checkout. Where the active Python has Paddle already
 # (AI Studio), that one is used and only what it lacks is added.
@@ -18,7 +19,7 @@ export TMPDIR := $(CURDIR)/.cache/tmp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: reproduce test faults lint clean
+.PHONY: reproduce test faults bench lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -84,6 +85,9 @@ test: $(VENV)/ready-to-test
 
 faults: $(VENV)/ready-to-test
 	$(RUN) benchmarks/faults.py --out docs/faults.txt
+
+bench: $(VENV)/ready-to-test
+	$(RUN) benchmarks/paired.py --out docs/bench.json
 
 lint: $(VENV)/ready-to-test
 	$(RUN) -m ruff check .

@@ -19,10 +19,10 @@ from datasets.extraction import (
     FramesFolder,
     check_video,
     extract,
-    in_processes,
     require_frames_folder,
     sample_size,
 )
+from datasets.processes import in_processes
 from datasets.ucf101 import SPLITS, class_labels, find_videos, read_split_lists, subset_by_group
 from disk import DiskFull, only_run, require_space, write_file
 

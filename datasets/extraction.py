@@ -1,4 +1,4 @@
-"""Many videos to frames: each in a process of its own, and a journal of those that are done.
+"""Videos to frames: what a process does for one video, and a journal of the videos that are done.
 
 A frames folder holds `<Class>/<video>/image_00001.jpg` ... and `frames.jsonl`: the settings of all
 frames, then a line for each finished video. Only what the journal names is done.
@@ -6,17 +6,9 @@ frames, then a line for each finished video. Only what the journal names is done
     {"size": 240, "quality": 80, "fps": null}
     {"video": "Archery/v_Archery_g01_c01", "n_frames": 132}
 """
-
-import contextlib
 import ctypes
-import multiprocessing
 import os
 import shutil
-import signal
-import time
-import traceback
-from collections import deque
-from multiprocessing.connection import wait
 
 import av
 import simplejpeg
@@ -26,91 +18,6 @@ from datasets.video import claimed_frames, encode_frame, read_frames
 from disk import DISK_FULL, DiskFull, Journal
 from opts import UserError
 
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-
-def in_processes(function, tasks, n_jobs, time_limit):
-    """Call `function(*task)` for every task, each in a forked process; yield `(task, result)` as they end.
-
-    A UserError that the function raises is its result. A process that crashes or takes more than
-    `time_limit` seconds ends alone, with a UserError as its result. Closing the generator kills those
-    that still run; they also end with the thread that started them, however that ends.
-    """
-    context = multiprocessing.get_context("fork")
-    waiting, running = deque(tasks), {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < n_jobs:
-                task = waiting.popleft()
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_child, args=(os.getpid(), theirs, function, task))
-                with _interrupts_held():
-                    process.start()
-                    running[ours] = process, task, time.monotonic() + time_limit
-                theirs.close()  # else its end would not be seen
-            nearest = min(deadline for _, _, deadline in running.values())
-            # An hour at most: what a system takes for a timeout is not without end.
-            for connection in wait(list(running), timeout=min(3600, max(0, nearest - time.monotonic()))):
-                process, task, _ = running.pop(connection)
-                yield task, _result(process, connection)
-            # Who was done while the caller was busy with another result is not late.
-            now = time.monotonic()
-            late = [c for c, (_, _, deadline) in running.items() if deadline <= now and not c.poll()]
-            for connection in late:
-                process, task, _ = running.pop(connection)
-                process.kill()
-                process.join()
-                yield task, UserError(f"not done after {time_limit:g} s (--time_limit)")
-    finally:
-        for process, _, _ in running.values():
-            process.kill()
-            process.join()
-
-
-@contextlib.contextmanager
-def _interrupts_held():
-    """Hold Ctrl-C back while a process starts: Python drops a KeyboardInterrupt in the middle of a fork,
-    and one before the process is noted would leave it behind.
-    """
-    held = []
-    before = signal.signal(signal.SIGINT, lambda *_: held.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
-
-
-def _child(parent, connection, function, task):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # By the kernel, so that it also ends one that hangs inside a decoder.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    if os.getppid() != parent:
-        os._exit(1)
-    try:
-        result = function(*task)
-    except (UserError, OSError) as error:
-        result = error
-    except BaseException:
-        result = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
-    connection.send(result)
-    os._exit(0)
-
-
-def _result(process, connection):
-    try:
-        result = connection.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return UserError(f"the process that read it died ({how})")
-    process.join()
-    if isinstance(result, (RuntimeError, OSError)):
-        raise result
-    return result
-
 
 def extract(path, folder, size, quality, fps=None, allow_partial=False):
     """Decode one video to a folder of frames, which appears only when complete.
@@ -119,12 +26,12 @@ def extract(path, folder, size, quality, fps=None, allow_partial=False):
     are not more. Raises UserError for a video that does not decode as a whole.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    n_frames, partial = 0, None
+    n_frames, partial, reformatters = 0, None, {}
     try:
         temporary.mkdir(parents=True)
         try:
             for frame, n_copies in read_frames(path, fps):
-                content = _encode(path, frame, size, quality) if n_copies else None
+                content = _encode(path, frame, size, quality, reformatters) if n_copies else None
                 for _ in range(n_copies):
                     n_frames += 1
                     _write(temporary / frame_name(n_frames), content)
@@ -146,9 +53,9 @@ def extract(path, folder, size, quality, fps=None, allow_partial=False):
     return n_frames, partial
 
 
-def _encode(path, frame, size, quality):
+def _encode(path, frame, size, quality, reformatters):
     try:
-        return encode_frame(frame, size, quality)
+        return encode_frame(frame, size, quality, reformatters)
     except (ValueError, av.FFmpegError) as error:  # of a shape or a format that jpg does not have
         raise UserError(f"{path}: a frame does not encode as jpg: {error}") from None
 
@@ -167,10 +74,10 @@ def sample_size(path, size, quality, fps=None, n_frames=25):
 
     A file takes whole blocks, of 4096 bytes on most disks.
     """
-    taken = []
+    taken, reformatters = [], {}
     try:
         for frame, _ in read_frames(path, fps):
-            taken.append(-(-len(_encode(path, frame, size, quality)) // 4096) * 4096)
+            taken.append(-(-len(_encode(path, frame, size, quality, reformatters)) // 4096) * 4096)
             if len(taken) == n_frames:
                 break
     except UserError:

@@ -6,12 +6,11 @@ belong, and answers; nothing else travels between the processes.
 """
 import math
 import mmap
-import traceback
 
 import numpy as np
 import paddle
 
-from datasets.processes import how_it_ended, start_worker
+from datasets.processes import Worker, WorkerDied, interrupts_held
 from opts import UserError
 
 # Batches in the making while one is in use: enough to bridge a slow moment of a network disk.
@@ -59,60 +58,37 @@ class ClipLoader:
         readers = []
         try:
             for _ in range(self.n_threads):
-                readers.append(start_worker(_answer_requests, self.clips, places))
+                with interrupts_held():
+                    readers.append(Worker(_read_part, self.clips, places))
             for i in range(len(shapes) + n_places):
                 done = i - n_places
                 if done >= 0:
-                    for process, connection in readers:
-                        _take_answer(process, connection)
+                    for reader in readers:
+                        _require_done(reader.answer())
                     place = places[done % n_places]
                     yield place[: math.prod(shapes[done])].reshape(shapes[done])
                 if i < len(shapes):
-                    self._send_requests(readers, i, i % n_places, shapes[i])
+                    requests = [(row, self.clips.request(key)) for row, key in enumerate(self.batches[i])]
+                    for number, reader in enumerate(readers):
+                        reader.ask((i % n_places, shapes[i], requests[number :: len(readers)]))
         finally:
-            for process, _ in readers:
-                process.kill()
-            for process, connection in readers:
-                process.join()
-                connection.close()
-
-    def _send_requests(self, readers, i, place, shape):
-        requests = [(row, self.clips.request(key)) for row, key in enumerate(self.batches[i])]
-        for number, (process, connection) in enumerate(readers):
-            try:
-                connection.send((place, shape, requests[number :: len(readers)]))
-            except OSError:
-                raise _reader_died(process) from None
+            for reader in readers:
+                reader.kill()
 
 
-def _reader_died(process):
-    return UserError(
-        f"a reader process died ({how_it_ended(process)}; out of memory, or killed?); what is saved is "
-        "whole: go on from it, with fewer --n_threads"
-    )
-
-
-def _take_answer(process, connection):
-    """Wait until a reader has done its part of the oldest batch; raise what it met with."""
-    try:
-        answer = connection.recv()
-    except (EOFError, OSError):
-        raise _reader_died(process) from None
+def _require_done(answer):
+    if isinstance(answer, WorkerDied):
+        raise UserError(
+            f"a reader process died: {answer}; out of memory, or killed? What is saved is whole: go on "
+            "from it, with fewer --n_threads"
+        )
     if answer is not None:
         raise answer
 
 
-def _answer_requests(connection, clips, places):
-    """Read clips into their places until the pipe ends; the main function of a reader."""
-    while True:
-        place, shape, requests = connection.recv()
-        batch = places[place][: math.prod(shape)].reshape(shape)
-        try:
-            for row, request in requests:
-                clips.read(request, batch[row])
-            answer = None
-        except UserError as error:
-            answer = error
-        except Exception:
-            answer = RuntimeError(f"in a reader process:\n{traceback.format_exc()}")
-        connection.send(answer)
+def _read_part(question, clips, places):
+    """Read some clips of a batch into their places; what a reader does."""
+    place, shape, requests = question
+    batch = places[place][: math.prod(shape)].reshape(shape)
+    for row, request in requests:
+        clips.read(request, batch[row])

@@ -12,11 +12,14 @@ from fractions import Fraction
 import av
 import numpy as np
 import simplejpeg
+from av.video.reformatter import VideoReformatter
 
 from opts import UserError
 
 # Titles in another encoding than UTF-8 are no reason to refuse a video; PyAV 19 knows that itself.
 _LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+# PyAV 17 starts swscale threads of its own, which take longer than the frame; before there were none.
+_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 _BT709 = 1  # ffmpeg's AVCOL_SPC_BT709
 
 
@@ -153,15 +156,19 @@ def scaled_size(width, height, size):
     return size, max(1, (2 * height * size + width) // (2 * width))
 
 
-def encode_frame(frame, size, quality):
+def encode_frame(frame, size, quality, reformatters=None):
     """Encode one `av.VideoFrame` as jpg bytes, short side at `size` pixels, upright.
 
     The planes go from the video to the jpg as they are, scaled to jpg's full range by swscale: no
-    trip through RGB, and the same samples that ffmpeg hands to its own encoder.
+    trip through RGB, and the same samples that ffmpeg hands to its own encoder. `reformatters` is a
+    dictionary for all frames of a video, empty at first: setting swscale up costs more than its use.
     """
     rotation = frame.rotation if frame.rotation in (90, -90, 180, -180) else 0
     width, height = scaled_size(frame.width, frame.height, size)
-    frame = frame.reformat(
+    kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
+    reformatter = ({} if reformatters is None else reformatters).setdefault(kind, VideoReformatter())
+    frame = reformatter.reformat(
+        frame,
         width,
         height,
         # Not yuv420p: older PyAV would hand a frame of that format back without stretching its range.
@@ -170,11 +177,20 @@ def encode_frame(frame, size, quality):
         src_colorspace="ITU709" if frame.colorspace == _BT709 else None,
         dst_colorspace="ITU601",  # the only matrix that jpg knows
         dst_color_range="JPEG",
+        **_ONE_THREAD,
     )
-    planes = [_plane(plane, rotation) for plane in frame.planes]
-    return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality, fastdct=False)
+    luma, *chroma = (_plane(plane, rotation) for plane in frame.planes)
+    return simplejpeg.encode_jpeg_yuv_planes(_to_even(luma), *chroma, quality=quality, fastdct=False)
 
 
 def _plane(plane, rotation):
     samples = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
     return np.ascontiguousarray(np.rot90(samples, rotation // 90))
+
+
+def _to_even(luma):
+    """Repeat the edge of an odd width or height: libjpeg-turbo reads that far, past the array's end."""
+    height, width = luma.shape
+    if height % 2 == width % 2 == 0:
+        return luma
+    return np.pad(luma, ((0, height % 2), (0, width % 2)), "edge")[:height, :width]

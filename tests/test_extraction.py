@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-from datasets.extraction import extract, in_processes
+from datasets.extraction import extract
+from datasets.processes import in_processes
 from disk import DiskFull, require_space
 from opts import UserError
 
@@ -47,6 +48,29 @@ def test_a_crash_or_a_hang_or_an_error_is_the_result_of_its_own_task_alone():
         "free some space and run the same command again",
     }
     assert isinstance(results["full"], DiskFull)
+
+
+def test_a_process_takes_one_task_after_another_until_one_goes_wrong():
+    def pid(kind):
+        return work(kind) and os.getpid()
+
+    tasks = [("a",), ("b",), ("refuse",), ("c",), ("d",)]
+    a, b, _, c, d = (result for _, result in in_processes(pid, tasks, 1, 10))
+    assert a == b != c == d
+
+
+def test_a_task_that_dies_in_a_used_process_is_tried_in_a_new_one(tmp_path):
+    def work_here(kind):
+        if kind != "harmed":
+            return work(kind)
+        if not (tmp_path / "tried").exists():
+            (tmp_path / "tried").touch()
+            work("crash")
+        return "done"
+
+    results = list(in_processes(work_here, [("a",), ("harmed",), ("b",), ("crash",)], 1, 10))
+    assert results[:3] == [(("a",), "a"), (("harmed",), "done"), (("b",), "b")]
+    assert str(results[3][1]) == "the process that read it died (signal 11)"
 
 
 def divide(a, b):
@@ -100,7 +124,7 @@ def test_a_process_that_hangs_ends_with_its_killed_parent(tmp_path):
     program = (
         "import os, sys, time\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from datasets.extraction import in_processes\n"
+        "from datasets.processes import in_processes\n"
         "def hang(path):\n"
         "    open(path, 'w').write(str(os.getpid()))\n"
         "    time.sleep(600)\n"

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 
+import av
 import numpy as np
 import pytest
 import simplejpeg
@@ -182,3 +183,29 @@ def test_a_portrait_video_has_its_width_scaled(video):
     frame = frames_of(video)[0].reformat(60, 80)
     assert jpg_of(frame, size=30).shape == (40, 30, 3)
     assert jpg_of(frame, size=31).shape == (41, 31, 3)
+
+
+def frame_of(height, width, seed=0, format="yuv420p"):
+    rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format=format)
+
+
+def test_frames_that_share_a_reformatter_are_those_that_do_not():
+    kinds = [(48, 64, "yuv420p"), (48, 64, "yuv444p"), (64, 48, "yuv420p"), (60, 48, "gray")]
+    kinds.append((48, 64, "yuvj420p"))  # its range is the jpg's already
+    frames = [frame_of(h, w, seed, kind) for seed in range(3) for h, w, kind in kinds]
+    reformatters = {}
+    for frame in frames:
+        assert encode_frame(frame, 32, 80, reformatters) == encode_frame(frame, 32, 80)
+    assert len(reformatters) == len(kinds)
+
+
+@pytest.mark.parametrize("width, height", [(81, 60), (80, 61), (81, 61)])
+def test_the_last_column_and_row_of_an_odd_size_are_the_frames_own(width, height):
+    rgb = np.zeros((height, width, 3), np.uint8)
+    rgb[:, : width // 2], rgb[: height // 2] = 255, 255  # what libjpeg-turbo would read after a row's end
+    frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
+    decoded = simplejpeg.decode_jpeg(encode_frame(frame, min(width, height), 30))
+    assert decoded.shape == rgb.shape
+    # A flat block comes back flat, to a level of rounding: black next to white would not.
+    assert decoded[-4:, -4:].max() <= 3
