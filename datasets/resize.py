@@ -3,6 +3,9 @@
 Pillow resizes with a triangle as wide as the reduction: along the rows, rounded to 8 bits, then along
 the columns, with weights of 22 fractional bits. The same sums are taken here over whole arrays, which
 numba compiles to vector instructions. Where numba is not installed, Pillow itself does it.
+
+Pillow 13 takes the columns first where that is less work, which changes a third of all crops by one
+level here and there. Here the rows always come first, as in the versions that the reference ran on.
 """
 import functools
 
@@ -35,7 +38,8 @@ def bilinear(box, size, window, shape, mirrored=False):
 
         def resize(pixels, out):
             image = Image.fromarray(np.ascontiguousarray(pixels[y : y + height, x : x + width, :3]))
-            cut = np.asarray(image.resize(size, Image.BILINEAR))[rows, columns]
+            rows_done = image.resize((size[0], height), Image.BILINEAR)
+            cut = np.asarray(rows_done.resize(size, Image.BILINEAR))[rows, columns]
             out[:] = cut[:, ::-1] if mirrored else cut
 
         return resize

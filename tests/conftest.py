@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -90,6 +91,11 @@ def small_set(tmp_path):
     content = {"labels": ["Jump", "run"], "database": database}
     (tmp_path / "dataset/ucf101_01.json").write_text(json.dumps(content))
     return tmp_path
+
+
+def pillow_resize(image, size):
+    """Resize along the rows first, as Pillow itself does before version 13."""
+    return image.resize((size[0], image.height), Image.BILINEAR).resize(size, Image.BILINEAR)
 
 
 # A network that trains in well under a second a step on two cores.

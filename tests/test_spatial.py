@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, pillow_resize
 from PIL import Image
 
 from datasets.frames import read_frame
@@ -20,14 +20,16 @@ def noise(height, width, n_frames=2):
     return list(np.random.default_rng(0).integers(0, 256, (n_frames, height, width, 3), np.uint8))
 
 
-@pytest.mark.parametrize("box", [(0, 0, 80, 60), (7, 3, 20, 30), (79, 59, 1, 1), (0, 59, 80, 1)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 80, 60), (7, 3, 20, 30), (79, 59, 1, 1), (0, 59, 80, 1), (5, 0, 33, 60), (5, 1, 2, 57)]
+)
 def test_crop_and_resize_equals_pillow(box):
     frames = noise(60, 80)
     clip = crop_and_resize(frames, box, 32)
     x, y, w, h = box
     assert clip.shape == (2, 32, 32, 3) and clip.dtype == np.uint8
     for ours, frame in zip(clip, frames):
-        image = Image.fromarray(frame).crop((x, y, x + w, y + h)).resize((32, 32), Image.BILINEAR)
+        image = pillow_resize(Image.fromarray(frame).crop((x, y, x + w, y + h)), (32, 32))
         np.testing.assert_array_equal(ours, np.asarray(image))
 
 
@@ -44,7 +46,7 @@ def test_the_short_side_is_resized_and_the_centre_cut(height, width, resized):
     frames = noise(height, width)
     whole = resize_short_side(frames, 32)
     assert whole.shape == (2, *resized, 3)
-    image = Image.fromarray(frames[0]).resize(resized[::-1], Image.BILINEAR)
+    image = pillow_resize(Image.fromarray(frames[0]), resized[::-1])
     np.testing.assert_array_equal(whole[0], np.asarray(image))
     y, x = (resized[0] - 32) // 2, (resized[1] - 32) // 2
     np.testing.assert_array_equal(resize_and_center_crop(frames, 32), whole[:, y : y + 32, x : x + 32])
