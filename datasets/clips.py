@@ -180,12 +180,12 @@ class WindowClips(_Clips):
         cut = {"even": even_windows, "sliding": sliding_windows}[kind]
         self.crop = crop
         cuts = [
-            cut(self._frame_numbers(index), self.sample_duration, number)
+            np.array(cut(self._frame_numbers(index), self.sample_duration, number), np.int32)
             for index in range(len(self.videos))
         ]
-        # Arrays, since UCF-101 has 45,307 windows: each video's index, and the frame numbers.
+        # Arrays, since UCF-101 has 45,307 windows in a test set: each one's video, and its frame numbers.
         self.video_of = np.repeat(np.arange(len(cuts)), [len(windows) for windows in cuts])
-        self.windows = np.array([window for windows in cuts for window in windows], np.int32)
+        self.windows = np.concatenate(cuts)
 
     def __len__(self):
         return len(self.windows)

@@ -1,0 +1,177 @@
+"""test.py end to end on a CPU against a PyTorch loop that does the same, and how its cost grows.
+
+    python benchmarks/bench_test.py
+
+R3D-50 on 16 x 112 x 112, sliding windows of real videos. Theirs: Pillow and torch's DataLoader read the
+same frames in as many processes, the same network is evaluated by torch in as many threads, in the quicker
+of its two memory layouts. Ours: test.py as a program, its rate between the first batch and the last, as it
+notes it itself. The floor is the engine on ready-made batches. Then test.py with a small network on 10, 100
+and 1,000 videos: seconds and memory.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from bench_loader import TheirClips, make_frames, plans_of
+from paired import ROOT, paired_runs, report, row
+
+import paddle
+from convert_to_paddle import torch_logits
+from datasets.annotation import annotation_json
+from datasets.clips import WindowClips, normalise
+from model.checkpoint import DEFAULT_INPUT, save_checkpoint
+from model.engine import class_scores, prepare_device
+from model.resnet3d import ResNet3D
+from model.weights import weights_of
+from opts import n_cpu_threads
+
+CLASSES = ["A", "B"]
+
+
+def save_network(path, sample_size, **arguments):
+    """Write a checkpoint of drawn weights; return its network and its facts."""
+    paddle.seed(1)
+    facts = {
+        "model": {"n_classes": len(CLASSES), **arguments},
+        "input": {**DEFAULT_INPUT, "sample_size": sample_size},
+        "class_names": CLASSES,
+    }
+    net = ResNet3D(**facts["model"])
+    net.eval()
+    save_checkpoint(path, weights_of(net), facts)
+    return net
+
+
+def torch_tensors(net):
+    """Return a network's weights as the reference names and lays them out."""
+    names = {"_mean": "running_mean", "_variance": "running_var"}
+    tensors = {}
+    for name, array in weights_of(net).items():
+        stem, _, last = name.rpartition(".")
+        array = array.T.copy() if name == "fc.weight" else array
+        tensors[f"{stem}.{names.get(last, last)}"] = torch.from_numpy(array)
+    return tensors
+
+
+def write_annotation(path, videos):
+    text = annotation_json(CLASSES, {"training": [], "validation": videos})
+    path.write_text(text)
+
+
+def run_test(folder, checkpoint, annotation, *more):
+    """Run test.py; return its wall seconds, peak MB and what it noted."""
+    command = [sys.executable, str(ROOT / "test.py"), "--root_path", folder, "--video_path", "jpg"]
+    command += ["--resume_path", checkpoint, "--annotation_path", annotation, *more]
+    start = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    error = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"error: test.py: {error.decode()[-500:]}")
+    noted = json.loads((folder / "results/val_run.json").read_text())
+    return time.perf_counter() - start, usage.ru_maxrss / 1000, noted
+
+
+def against_torch(folder, options):
+    videos = make_frames(folder, options.n_videos)
+    # A folder may stand for several videos: their names have to differ.
+    for i, video in enumerate(videos):
+        link = folder / "jpg/A" / f"copy{i}"
+        link.symlink_to(video.name)
+    videos = [video._replace(name=f"copy{i}") for i, video in enumerate(videos)]
+    write_annotation(folder / "large.json", videos)
+    net = save_network(folder / "r50.pdparams", 112, model_depth=50)
+    clips = WindowClips(folder / "jpg", videos, 112, 16, 1, windows=("sliding", 16))
+    batches = clips.batches(options.batch_size)[: options.n_batches]
+    n_clips = sum(map(len, batches))
+    threads = n_cpu_threads()
+    torch.set_num_threads(threads)
+    tensors = torch_tensors(net)
+    dataset = TheirClips(plans_of(clips, [key for keys in batches for key in keys]))
+
+    def torch_loop(layout):
+        loader = torch.utils.data.DataLoader(dataset, options.batch_size, num_workers=options.n_threads)
+        held = {n: t.contiguous(memory_format=layout) if t.dim() == 5 else t for n, t in tensors.items()}
+        start = time.perf_counter()
+        for batch in loader:
+            torch.softmax(torch.from_numpy(torch_logits(held, batch, 50, layout)), 1).numpy()
+        return n_clips / (time.perf_counter() - start)
+
+    layouts = (torch.contiguous_format, torch.channels_last_3d)
+    quicker = max(layouts, key=torch_loop)
+
+    scores_of = class_scores(net)
+    ready = [normalise(paddle.to_tensor(np.stack([clips[k][0] for k in keys])), "kinetics") for keys in batches[:2]]
+    scores_of(ready[0])
+
+    def theirs():
+        return torch_loop(quicker)
+
+    def engine():
+        start = time.perf_counter()
+        for i in range(len(batches)):
+            scores_of(ready[i % 2])
+        return n_clips / (time.perf_counter() - start)
+
+    def ours():
+        more = ("--n_threads", options.n_threads, "--inference_batch_size", options.batch_size)
+        return run_test(folder, "r50.pdparams", "large.json", *more)[2]["clips_per_second"]
+
+    figures = paired_runs(theirs, ours, engine, n=options.n_runs)
+    facts = {"torch_layout": str(quicker), "threads": threads, "n_clips": len(clips)}
+    return row("test.py, R3D-50, clips/s", figures[1], figures[0], figures[2]), facts
+
+
+def growth(folder, options):
+    """Return test.py's seconds and memory for more and more videos, all of the same frames."""
+    save_network(folder / "small.pdparams", 32, model_depth=10, resnet_widen_factor=0.125)
+    videos = make_frames(folder, 1)
+    lines = []
+    for n in (10, 100, 1000):
+        for i in range(n):
+            link = folder / "jpg/A" / f"same{i}"
+            if not link.is_symlink():
+                link.symlink_to(videos[0].name)
+        write_annotation(folder / "growth.json", [videos[0]._replace(name=f"same{i}") for i in range(n)])
+        seconds, peak, noted = run_test(folder, "small.pdparams", "growth.json", "--n_threads", 2)
+        lines.append(
+            {"videos": n, "windows": noted["n_clips"], "seconds": round(seconds, 1), "peak_mb": round(peak)}
+        )
+        print(lines[-1], file=sys.stderr)
+    return lines
+
+
+def main(options):
+    prepare_device()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        first, facts = against_torch(Path(folder), options)
+        lines = growth(Path(other), options)
+    per_window = [
+        (b["seconds"] - a["seconds"]) / (b["windows"] - a["windows"]) * 1000 for a, b in zip(lines, lines[1:])
+    ]
+    rows = [
+        first,
+        row("test.py, ms a window: 10 to 100 videos, 100 to 1,000", per_window[1], per_window[0], None, False),
+        row("test.py, peak MB: 10 videos, 1,000 videos", lines[2]["peak_mb"], lines[0]["peak_mb"], None, False),
+    ]
+    report(rows, growth=lines, n_threads=options.n_threads, batch_size=options.batch_size, **facts)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--n_videos", type=int, default=16)
+    parser.add_argument("--n_batches", type=int, default=4, help="batches that torch and the engine take")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--n_threads", type=int, default=2, help="worker processes of both")
+    parser.add_argument("--n_runs", type=int, default=5)
+    main(parser.parse_args())
