@@ -24,11 +24,9 @@ from datasets.annotation import read_annotation
 from datasets.clips import ClipLoader, WindowClips, normalise, reader_failures
 from datasets.frames import check_frames
 from disk import Journal, only_run, write_file
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_network
 from model.engine import class_scores, prepare_device
 from model.ranks import Ranks
-from model.resnet3d import ResNet3D
-from model.weights import load_weights
 
 SUBSETS = {"train": "training", "val": "validation", "test": "testing"}
 # The options that decide what is written; a run with others does not go on where one was killed.
@@ -41,12 +39,8 @@ DECISIVE = {
 }
 
 
-def load_network(path, labels):
-    """Return the network of a checkpoint and what it expects of a clip.
-
-    Raises UserError where it does not tell the annotation's classes apart.
-    """
-    weights, facts, _ = load_checkpoint(path)
+def require_classes(path, facts, labels):
+    """Raise UserError where a checkpoint does not tell the annotation's classes apart."""
     n_classes = facts["model"]["n_classes"]
     if n_classes != len(labels) or facts["class_names"] not in (None, labels):
         what = "other classes" if n_classes == len(labels) else f"{n_classes} classes"
@@ -54,12 +48,6 @@ def load_network(path, labels):
             f"{path}: weights for {what}, the annotation has {len(labels)}; "
             "fine-tune them with train.py, or give the annotation that they were trained on"
         )
-    net = ResNet3D(**facts["model"])
-    try:
-        load_weights(net, weights)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return net, facts["input"]
 
 
 def top_labels(scores, labels, k):
@@ -140,7 +128,9 @@ def main(options):
             raise UserError(f"{options.annotation_path}: no video of the subset {subset}")
         check_frames(options.video_path, videos)
         prepare_device(ranks.n_on_this_machine)
-        net, expected = load_network(options.resume_path, labels)
+        net, facts = load_network(options.resume_path)
+        require_classes(options.resume_path, facts, labels)
+        expected = facts["input"]
         clips = WindowClips(
             options.video_path,
             videos,
