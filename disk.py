@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -52,6 +53,30 @@ def write_file(path, content):
         if error.errno in DISK_FULL:
             raise DiskFull(path, len(content), error.strerror) from None
         raise
+
+
+def write_folder(path, contents):
+    """Write a folder of files `{name: bytes or text}`, whole or not at all, in place of an earlier one.
+
+    Raises UserError where that one holds anything else.
+    """
+    path = Path(path)
+    foreign = sorted({entry.name for entry in path.iterdir()} - set(contents)) if path.exists() else []
+    if foreign:
+        raise UserError(
+            f"{path}: holds {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}, which this script "
+            "did not write; give another folder, or empty this one"
+        )
+    temporary, earlier = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in (".tmp", ".old.tmp"))
+    try:
+        for name, content in contents.items():
+            write_file(temporary / name, content)
+        if path.exists():
+            os.replace(path, earlier)
+        os.replace(temporary, path)
+    finally:
+        for folder in (temporary, earlier):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_temporaries(folder):

@@ -377,24 +377,34 @@ def generate_options(argv=None):
 def convert_options(argv=None):
     """Parse the command line of `convert_to_paddle.py`."""
     parser = _Parser(
-        "Convert a checkpoint of 3D-ResNets-PyTorch to Paddle and compare the two networks.",
-        "  python convert_to_paddle.py weights/r3d50_KM_200ep.pth",
+        "Convert a checkpoint of 3D-ResNets-PyTorch to Paddle, or Paddle weights to another format, and "
+        "compare the two networks.",
+        "  python convert_to_paddle.py weights/r3d50_KM_200ep.pth\n"
+        "  python convert_to_paddle.py results/best.pdparams --to onnx",
     )
     add = parser.add_argument
     add(
-        "torch_path",
+        "source_path",
         type=Path,
         nargs="?",
-        default=Path("weights/r3d50_KM_200ep.pth"),
-        help="checkpoint to read",
+        help="checkpoint to read; default: weights/r3d50_KM_200ep.pth, or results/best.pdparams where "
+        "--to is another than paddle",
     )
     add(
-        "paddle_path",
+        "target_path",
         type=Path,
         nargs="?",
-        help="weights to write; default: torch_path with .pdparams for .pth",
+        help="file to write, a folder for inference; default: beside source_path, with the ending "
+        ".pdparams, .pth, .onnx or _inference",
     )
-    add("--no_verify", action="store_true", help="do not run a clip through both networks")
+    add(
+        "--to",
+        choices=("paddle", "torch", "onnx", "inference"),
+        default="paddle",
+        help="paddle: read a .pth; the others read a .pdparams; torch: a .pth for 3D-ResNets-PyTorch; "
+        "onnx: needs paddle2onnx; inference: a model of Paddle Inference",
+    )
+    add("--no_verify", action="store_true", help="do not run clips through both networks")
     _root(parser)
     return parser.parse(argv)
 

@@ -1,6 +1,8 @@
 """The device, and how a network is evaluated on it: eager on a GPU, with oneDNN on a CPU."""
+import contextlib
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import paddle
@@ -53,37 +55,51 @@ def class_scores(net, n_sharing=1):
     return scores
 
 
-def _predictor(folder, prefix, n_threads):
-    # Paddle 3 writes the graph as .json, Paddle 2 as .pdmodel.
-    graph = next(Path(folder).glob("net.json"), Path(prefix + ".pdmodel"))
-    config = paddle.inference.Config(str(graph), prefix + ".pdiparams")
+@contextlib.contextmanager
+def inference_model(layer):
+    """Write a layer that takes clips `[N, 3, T, H, W]`, all but 3 free, as a Paddle Inference model.
+
+    Gives the path of its graph, inference.json from Paddle 3 or inference.pdmodel from Paddle 2, beside
+    which are the weights, inference.pdiparams, for as long as the context lasts.
+    """
+    with tempfile.TemporaryDirectory(prefix="paddle_inference_") as folder:
+        prefix = Path(folder) / "inference"
+        spec = paddle.static.InputSpec([None, 3, None, None, None], "float32", name="clips")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the graph's tensors, which are on no device
+                paddle.jit.save(layer, str(prefix), input_spec=[spec])
+            graph_path = prefix.with_suffix(".json")
+            yield graph_path if graph_path.exists() else prefix.with_suffix(".pdmodel")
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().split("\n")[-1]
+            raise UserError(
+                f"{folder}: the network cannot be compiled there ({reason:.200}); "
+                "is that disk full? TMPDIR names another one"
+            ) from None
+
+
+def load_inference_model(graph_path, n_threads):
+    """Return a function from a batch to the model's output, both arrays, computed by oneDNN on the CPU."""
+    config = paddle.inference.Config(str(graph_path), str(graph_path.with_suffix(".pdiparams")))
     config.disable_gpu()
     config.enable_mkldnn()
     config.set_cpu_math_library_num_threads(n_threads)
     config.disable_glog_info()
-    return paddle.inference.create_predictor(config)
+    predictor = paddle.inference.create_predictor(config)
+    input_handle = predictor.get_input_handle(predictor.get_input_names()[0])
+    output_handle = predictor.get_output_handle(predictor.get_output_names()[0])
+
+    def run(batch):
+        input_handle.copy_from_cpu(batch)
+        predictor.run()
+        return output_handle.copy_to_cpu()
+
+    return run
 
 
 def _onednn_scores(net, n_threads):
     """Compile the network for oneDNN: many times the speed of eager Conv3D on a CPU."""
-    with tempfile.TemporaryDirectory(prefix="paddle_inference_") as folder:
-        prefix = str(Path(folder) / "net")
-        spec = paddle.static.InputSpec([None, 3, None, None, None], "float32")
-        try:
-            paddle.jit.save(_Scores(net), prefix, input_spec=[spec])
-            predictor = _predictor(folder, prefix, n_threads)
-        except (RuntimeError, OSError) as error:
-            reason = str(error).strip().split("\n")[-1]
-            raise UserError(
-                f"{folder}: the network cannot be written there for oneDNN ({reason:.200}); "
-                "is that disk full? TMPDIR names another one"
-            ) from None
-    clips_handle = predictor.get_input_handle(predictor.get_input_names()[0])
-    scores_handle = predictor.get_output_handle(predictor.get_output_names()[0])
-
-    def scores(clips):
-        clips_handle.copy_from_cpu(clips.numpy())
-        predictor.run()
-        return scores_handle.copy_to_cpu()
-
-    return scores
+    with inference_model(_Scores(net)) as graph_path:
+        run = load_inference_model(graph_path, n_threads)
+    return lambda clips: run(clips.numpy())
