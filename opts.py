@@ -6,6 +6,7 @@ from `--root_path`. Nothing heavy is imported here, so that `--help` answers at 
 import argparse
 import functools
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -134,6 +135,13 @@ def _number(kind, low, high=None, above=False):
 
 _count = _number(int, 1)
 _count_or_none = _number(int, 0)
+
+
+def _pattern(text):
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
 
 
 def _ft_begin_module(text):
@@ -322,10 +330,11 @@ def _optim(parser):
 def generate_options(argv=None):
     """Parse the command line of `generate_video_jpgs.py`."""
     parser = _Parser(
-        "Decode every video to jpg frames and write the annotation files of the three splits. A "
-        "second run does what is missing.",
+        "Decode every video to jpg frames and write the annotation files of the splits beside their "
+        "folder. A second run does what is missing.",
         "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101\n"
-        "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101 --check",
+        "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101 --check\n"
+        "  python generate_video_jpgs.py my_videos my_jpg folder --val_fraction 0.2",
     )
     add = parser.add_argument
     add(
@@ -333,7 +342,7 @@ def generate_options(argv=None):
         type=Path,
         nargs="?",
         default=Path("dataset/UCF-101"),
-        help="folder of videos, <Class>/<video>.avi",
+        help="folder of videos, <Class>/<video>.avi; for folder also mp4, mkv, webm, mov, ...",
     )
     add(
         "dst_path",
@@ -342,7 +351,13 @@ def generate_options(argv=None):
         default=Path("dataset/UCF-101-jpg"),
         help="folder to make, <Class>/<video>/image_00001.jpg",
     )
-    add("dataset", nargs="?", choices=("ucf101",), default="ucf101", help="layout of dir_path")
+    add(
+        "dataset",
+        nargs="?",
+        choices=("ucf101", "hmdb51", "folder"),
+        default="ucf101",
+        help="what dir_path holds; folder: classes of your own, split here",
+    )
     add("--n_jobs", type=_count, default=len(os.sched_getaffinity(0)), help="processes that decode")
     add("--size", type=_count, default=240, help="short side of a frame in pixels")
     add("--quality", type=_number(int, 1, 100), default=80, help="jpg quality")
@@ -367,11 +382,31 @@ def generate_options(argv=None):
     add(
         "--annotation_dir_path",
         type=Path,
-        help="folder of UCF-101's official trainlist01.txt, testlist01.txt, ...; "
-        "default: the splits follow from the group numbers",
+        help="folder of the official split files: UCF-101's trainlist01.txt, testlist01.txt, ... "
+        "(default: its splits follow from the group numbers), HMDB-51's <Class>_test_split1.txt, ...",
     )
+    add = parser.add_argument_group("split", "for the dataset folder only").add_argument
+    add(
+        "--val_fraction",
+        type=_number(float, 0, 0.9, above=True),
+        default=0.2,
+        help="part of each class's videos to validate on, as near as the groups allow",
+    )
+    add(
+        "--split_by",
+        type=_pattern,
+        metavar="REGEX",
+        help="what videos that belong together share in their names (without suffix), the first group or "
+        "the whole match; default: UCF-101's _g<group>_c<clip> if all have it, else each is its own",
+    )
+    add("--manual_seed", type=_count_or_none, default=1, help="seed of the split")
     _root(parser)
-    return parser.parse(argv)
+    options = parser.parse(argv)
+    if options.split_by and options.dataset != "folder":
+        parser.error("--split_by is for the dataset folder")
+    if options.annotation_dir_path and options.dataset == "folder":
+        parser.error("--annotation_dir_path is for the datasets ucf101 and hmdb51")
+    return options
 
 
 def convert_options(argv=None):
