@@ -197,7 +197,9 @@ def to_paddle(torch_path, paddle_path, is_verified):
 def from_paddle(to, paddle_path, path, is_verified):
     """Write a `.pdparams` in another format, which is checked before it gets its name."""
     net, facts = load_network(paddle_path)
-    model, mean_dataset = facts["model"], facts["input"]["mean_dataset"]
+    # A checkpoint need not tell what is at its default.
+    model = {**architecture_of(weights_of(net)), **facts["model"]}
+    facts, mean_dataset = {**facts, "model": model}, facts["input"]["mean_dataset"]
     if mean_dataset not in MEANS:
         raise UserError(f"mean_dataset {mean_dataset!r:.80} is not one of {', '.join(MEANS)}")
     card = card_of(facts, *MEANS[mean_dataset])

@@ -164,7 +164,7 @@ def _facts_of(facts_json, found):
         is_names = type(class_names) is list and all(type(name) is str for name in class_names)
         if not is_names or len(class_names) != found["n_classes"]:
             raise UserError(f"{FACTS} is broken: class_names are not {found['n_classes']} names")
-    return {**facts, "model": model}
+    return facts
 
 
 # ResNet3D's own defaults: the facts hold the arguments that it was built with.
