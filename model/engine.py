@@ -36,21 +36,41 @@ class _Scores(paddle.nn.Layer):
         return F.softmax(self.net(clips), axis=1)
 
 
+class _Features(paddle.nn.Layer):
+    """The network without its fc, as one graph."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, clips):
+        return self.net.features(clips)
+
+
 def class_scores(net, n_sharing=1):
     """Return a function from clips `[N, 3, T, H, W]` float32 Tensor to scores `[N, n_classes]`.
 
     The scores are a float32 array and each row sums to 1. The network is put in eval mode.
     `n_sharing` processes share the cores of a CPU.
     """
-    net.eval()
+    return _evaluator(_Scores(net), n_sharing)
+
+
+def clip_features(net, n_sharing=1):
+    """Return a function from clips to their pooled vectors before fc, `[N, C]`; else as `class_scores`."""
+    return _evaluator(_Features(net), n_sharing)
+
+
+def _evaluator(layer, n_sharing):
+    layer.eval()
     if paddle.get_device() == "cpu":
-        return _onednn_scores(net, max(1, n_cpu_threads() // n_sharing))
+        return _onednn_evaluator(layer, max(1, n_cpu_threads() // n_sharing))
 
-    def scores(clips):
+    def evaluate(clips):
         with paddle.no_grad():
-            return F.softmax(net(clips), axis=1).numpy()
+            return layer(clips).numpy()
 
-    return scores
+    return evaluate
 
 
 def _predictor(folder, prefix, n_threads):
@@ -64,13 +84,13 @@ def _predictor(folder, prefix, n_threads):
     return paddle.inference.create_predictor(config)
 
 
-def _onednn_scores(net, n_threads):
-    """Compile the network for oneDNN: many times the speed of eager Conv3D on a CPU."""
+def _onednn_evaluator(layer, n_threads):
+    """Compile a graph for oneDNN: many times the speed of eager Conv3D on a CPU."""
     with tempfile.TemporaryDirectory(prefix="paddle_inference_") as folder:
         prefix = str(Path(folder) / "net")
         spec = paddle.static.InputSpec([None, 3, None, None, None], "float32")
         try:
-            paddle.jit.save(_Scores(net), prefix, input_spec=[spec])
+            paddle.jit.save(layer, prefix, input_spec=[spec])
             predictor = _predictor(folder, prefix, n_threads)
         except (RuntimeError, OSError) as error:
             reason = str(error).strip().split("\n")[-1]
@@ -79,11 +99,11 @@ def _onednn_scores(net, n_threads):
                 "is that disk full? TMPDIR names another one"
             ) from None
     clips_handle = predictor.get_input_handle(predictor.get_input_names()[0])
-    scores_handle = predictor.get_output_handle(predictor.get_output_names()[0])
+    values_handle = predictor.get_output_handle(predictor.get_output_names()[0])
 
-    def scores(clips):
+    def evaluate(clips):
         clips_handle.copy_from_cpu(clips.numpy())
         predictor.run()
-        return scores_handle.copy_to_cpu()
+        return values_handle.copy_to_cpu()
 
-    return scores
+    return evaluate
