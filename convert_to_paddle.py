@@ -1,10 +1,14 @@
-"""Stage 2: a checkpoint of 3D-ResNets-PyTorch to Paddle weights. The only script that needs torch.
+"""Stage 2: a checkpoint of 3D-ResNets-PyTorch to Paddle weights, or Paddle weights to other formats.
 
     python convert_to_paddle.py weights/r3d50_KM_200ep.pth
 
 writes weights/r3d50_KM_200ep.pdparams, and prints the network that it found and the largest
-difference between the logits of the two frameworks on one random clip.
+difference between the logits of the two frameworks. The other way, from a checkpoint of train.py or
+converted weights, `--to` torch, onnx or inference writes results/best.pth, results/best.onnx or
+results/best_inference/ from results/best.pdparams, and prints the same. The only script that needs
+torch, and this only where a .pth is read or written.
 """
+import io
 import warnings
 import zipfile
 
@@ -16,13 +20,23 @@ if __name__ == "__main__":
 import numpy as np
 import paddle
 
-from model.checkpoint import DEFAULT_INPUT, save_checkpoint
+from datasets.clips import MEANS
+from disk import write_file, write_folder
+from model.checkpoint import DEFAULT_INPUT, load_network, save_checkpoint
 from model.engine import prepare_device
+from model.export import card_of, inference_files, onnx_model, reference_options, require_onnx_packages
 from model.resnet3d import BLOCKS, ResNet3D
-from model.weights import architecture_of, count_parameters, from_torch, load_weights, weights_of
+from model.weights import architecture_of, count_parameters, from_torch, load_weights, to_torch, weights_of
 
 # Float32 sums in another order; 1.6e-6 is the most that any depth showed.
 LARGEST_DIFFERENCE = 1e-4
+# Where what is written goes beside what was read, and what it is called.
+FORMATS = {
+    "paddle": (".pdparams", "Paddle"),
+    "torch": (".pth", "PyTorch"),
+    "onnx": (".onnx", "ONNX Runtime"),
+    "inference": ("_inference", "Paddle Inference"),
+}
 
 
 def read_torch_checkpoint(path):
@@ -73,14 +87,17 @@ def _refuse_zip_bomb(path):
                 )
 
 
-def torch_logits(state_dict, clip, depth):
-    """Run a clip through the tensors with `torch.nn.functional` alone; return the logits.
+def torch_logits(state_dict, clips, model):
+    """Run clips through the tensors with `torch.nn.functional` alone; return the logits.
+
+    `model` holds the arguments of `ResNet3D`, for what leaves no trace in the tensors.
 
     Written apart from `model/`, so that the two can be held against each other.
     """
     import torch
     import torch.nn.functional as F
 
+    depth = model["model_depth"]
     tensors = {name[7:] if name.startswith("module.") else name: t for name, t in state_dict.items()}
 
     def conv(x, name, stride=1):
@@ -106,53 +123,122 @@ def torch_logits(state_dict, clip, depth):
         return F.relu(out + x)
 
     with torch.no_grad():
-        x = F.relu(norm(conv(torch.from_numpy(clip), "conv1", (1, 2, 2)), "bn1"))
-        x = F.max_pool3d(x, 3, 2, 1)
+        x = conv(torch.from_numpy(clips), "conv1", (model["conv1_t_stride"], 2, 2))
+        x = F.relu(norm(x, "bn1"))
+        x = x if model["no_max_pool"] else F.max_pool3d(x, 3, 2, 1)
         for stage, n_blocks in enumerate(BLOCKS[depth], start=1):
             for i in range(n_blocks):
                 x = block(x, f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1)
         return F.linear(x.mean((2, 3, 4)), tensors["fc.weight"], tensors["fc.bias"]).numpy()
 
 
-def largest_difference(state_dict, net, depth):
-    """Return the largest difference of the two networks' logits, relative to the largest logit."""
-    clip = np.random.default_rng(0).standard_normal((1, 3, 16, 112, 112), np.float32)
-    expected = torch_logits(state_dict, clip, depth)
+def check(logits_of, net, facts, other):
+    """Print the largest difference of two networks' logits, and raise UserError where it is too large.
+
+    `logits_of` runs clips, an array, through the other one: one clip and two, as any batch has to do.
+    """
+    size, duration = facts["input"]["sample_size"], facts["input"]["sample_duration"]
+    clips = np.random.default_rng(0).standard_normal((2, 3, duration, size, size), np.float32)
     net.eval()
     with paddle.no_grad():
-        found = net(paddle.to_tensor(clip)).numpy()
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+        expected = net(paddle.to_tensor(clips)).numpy()
+    found = np.concatenate([logits_of(clips), logits_of(clips[:1])])
+    difference = np.abs(found - expected[[0, 1, 0]]).max() / np.abs(expected).max()
+    print(f"largest difference of the logits, {other}: {difference:.1e} of the largest logit")
+    if not difference <= LARGEST_DIFFERENCE:
+        raise UserError("the networks differ, nothing was written")
+
+
+def torch_checkpoint(net, facts):
+    """Return the bytes of a checkpoint that 3D-ResNets-PyTorch can start from or resume, and a function
+    that runs it on clips.
+
+    Its loaders compare `arch` and go on after `epoch`; the states of optimizer and scheduler, which are
+    not written, they start afresh.
+    """
+    import torch
+
+    entries = (facts.get(key) for key in ("run", "best"))
+    epochs = [entry["epoch"] for entry in entries if isinstance(entry, dict) and "epoch" in entry]
+    weights = to_torch(weights_of(net))
+    content = {
+        "epoch": epochs[0] if epochs and type(epochs[0]) is int else 0,
+        "arch": f"resnet-{facts['model']['model_depth']}",
+        "state_dict": {name: torch.from_numpy(array) for name, array in weights.items()},
+    }
+    file = io.BytesIO()
+    torch.save(content, file)
+    written = torch.load(io.BytesIO(file.getvalue()), weights_only=True)["state_dict"]
+    return file.getvalue(), lambda clips: torch_logits(written, clips, facts["model"])
+
+
+def describe(path, model, net, n_tensors):
+    """Print what network a file holds."""
+    print(
+        f"{path}: ResNet3D-{model['model_depth']}, shortcut {model['resnet_shortcut']}, widen "
+        f"factor {model['resnet_widen_factor']:g}, {model['n_classes']} classes, "
+        f"{n_tensors} tensors, {count_parameters(net):,} parameters"
+    )
+
+
+def to_paddle(torch_path, paddle_path, is_verified):
+    """Convert a `.pth` to a `.pdparams`."""
+    state_dict = {name: tensor.float() for name, tensor in read_torch_checkpoint(torch_path).items()}
+    weights = from_torch({name: tensor.numpy() for name, tensor in state_dict.items()})
+    facts = {"model": architecture_of(weights), "input": DEFAULT_INPUT, "class_names": None}
+    net = ResNet3D(**facts["model"])
+    load_weights(net, weights)
+    describe(torch_path, facts["model"], net, len(state_dict))
+    if is_verified:
+        check(lambda clips: torch_logits(state_dict, clips, facts["model"]), net, facts, "PyTorch to Paddle")
+    save_checkpoint(paddle_path, weights_of(net), facts)
+
+
+def from_paddle(to, paddle_path, path, is_verified):
+    """Write a `.pdparams` in another format, which is checked before it gets its name."""
+    net, facts = load_network(paddle_path)
+    # A checkpoint need not tell what is at its default.
+    model = {**architecture_of(weights_of(net)), **facts["model"]}
+    facts, mean_dataset = {**facts, "model": model}, facts["input"]["mean_dataset"]
+    if mean_dataset not in MEANS:
+        raise UserError(f"mean_dataset {mean_dataset!r:.80} is not one of {', '.join(MEANS)}")
+    card = card_of(facts, *MEANS[mean_dataset])
+    describe(paddle_path, model, net, len(net.state_dict()))
+    if to == "torch":
+        content, logits_of = torch_checkpoint(net, facts)
+    elif to == "onnx":
+        content, logits_of = onnx_model(net, card)
+    else:
+        content, logits_of = inference_files(net, card)
+    if is_verified:
+        check(logits_of, net, facts, f"Paddle to {FORMATS[to][1]}")
+    write = write_folder if to == "inference" else write_file
+    write(path, content)
+    if to == "torch":
+        print(f"options of 3D-ResNets-PyTorch: {reference_options(facts)}")
 
 
 def main(options):
-    torch_path = options.torch_path
-    paddle_path = options.paddle_path or torch_path.with_suffix(".pdparams")
-    if paddle_path == torch_path:
-        raise UserError(f"{paddle_path}: would overwrite the checkpoint it is made from")
-    state_dict = {name: tensor.float() for name, tensor in read_torch_checkpoint(torch_path).items()}
+    default = "weights/r3d50_KM_200ep.pth" if options.to == "paddle" else "results/best.pdparams"
+    source = options.source_path or options.root_path / default
+    target = options.target_path or source.with_name(source.stem + FORMATS[options.to][0])
+    if target == source:
+        raise UserError(f"{target}: would overwrite the checkpoint it is made from")
+    if options.to == "onnx":
+        require_onnx_packages(not options.no_verify)
     paddle.set_device("cpu")  # newer GPUs convolve in TF32, which differs from PyTorch by 1e-3
     prepare_device()
     try:
-        weights = from_torch({name: tensor.numpy() for name, tensor in state_dict.items()})
-        model = architecture_of(weights)
-        net = ResNet3D(**model)
-        load_weights(net, weights)
+        if options.to == "paddle":
+            to_paddle(source, target, not options.no_verify)
+        else:
+            from_paddle(options.to, source, target, not options.no_verify)
     except UserError as error:
-        raise UserError(f"{torch_path}: {error}") from None
-    print(
-        f"{torch_path}: ResNet3D-{model['model_depth']}, shortcut {model['resnet_shortcut']}, widen "
-        f"factor {model['resnet_widen_factor']:g}, {model['n_classes']} classes, "
-        f"{len(state_dict)} tensors, {count_parameters(net):,} parameters"
-    )
-    if not options.no_verify:
-        difference = largest_difference(state_dict, net, model["model_depth"])
-        print(f"largest difference of the logits, PyTorch to Paddle: {difference:.1e} of the largest logit")
-        if not difference <= LARGEST_DIFFERENCE:
-            raise UserError(f"{torch_path}: the networks differ, nothing was written")
-    save_checkpoint(
-        paddle_path, weights_of(net), {"model": model, "input": DEFAULT_INPUT, "class_names": None}
-    )
-    print(f"{paddle_path}: {paddle_path.stat().st_size / 1e6:,.0f} MB")
+        text = str(error)
+        named = text.startswith((str(source), str(target)))
+        raise UserError(text if named else f"{source}: {text}") from None
+    files = [path for path in (target, *target.glob("*")) if path.is_file()]
+    print(f"{target}: {sum(path.stat().st_size for path in files) / 1e6:,.0f} MB")
 
 
 if __name__ == "__main__":

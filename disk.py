@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -17,8 +18,9 @@ class DiskFull(UserError):
     """A file did not fit on its disk."""
 
     def __init__(self, path, n_bytes, reason):
+        needed = f"{n_bytes:,} bytes are needed, " if n_bytes else ""
         super().__init__(
-            f"{path}: {reason}; {n_bytes:,} bytes are needed, nothing was replaced; "
+            f"{path}: {reason}; {needed}nothing was replaced; "
             "free some space and run the same command again"
         )
 
@@ -37,21 +39,54 @@ def write_file(path, content):
 
     Raises DiskFull with the file's name and size.
     """
-    path = Path(path)
     content = content.encode() if isinstance(content, str) else content
+    with whole_file(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def whole_file(path, n_bytes=None):
+    """Yield a path beside a file's, to write to; where that ends well it becomes the file, else it goes.
+
+    Raises DiskFull with the file's name and, where it is known, its size.
+    """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in DISK_FULL:
-            raise DiskFull(path, len(content), error.strerror) from None
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise DiskFull(path, n_bytes, error.strerror) from None
         raise
+
+
+def write_folder(path, contents):
+    """Write a folder of files `{name: bytes or text}`, whole or not at all, in place of an earlier one.
+
+    Raises UserError where that one holds anything else.
+    """
+    path = Path(path)
+    foreign = sorted({entry.name for entry in path.iterdir()} - set(contents)) if path.exists() else []
+    if foreign:
+        raise UserError(
+            f"{path}: holds {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}, which this script "
+            "did not write; give another folder, or empty this one"
+        )
+    temporary, earlier = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in (".tmp", ".old.tmp"))
+    try:
+        for name, content in contents.items():
+            write_file(temporary / name, content)
+        if path.exists():
+            os.replace(path, earlier)
+        os.replace(temporary, path)
+    finally:
+        for folder in (temporary, earlier):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_temporaries(folder):

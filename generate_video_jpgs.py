@@ -1,10 +1,12 @@
-"""Stage 1: videos to jpg frames, and the annotation files of UCF-101's three splits.
+"""Stage 1: videos to jpg frames, and the annotation files of the splits of UCF-101, HMDB-51 or your own.
 
     python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101
 
 writes dataset/UCF-101-jpg/<Class>/<video>/image_00001.jpg, ... and dataset/ucf101_01.json, _02, _03,
-and prints the number of videos, classes and frames and the size of each split. A second run decodes
-what is missing. `--check` reads all frames of a finished folder, `--repair` redoes what is damaged.
+and prints the number of videos, classes and frames and the size of each split. For HMDB-51 the files are
+called hmdb51_01.json, ...; for a folder of your own there is one, of the name of the frames' folder. A
+second run decodes what is missing. `--check` reads all frames of a finished folder, `--repair` redoes
+what is damaged.
 """
 import contextlib
 import os
@@ -14,6 +16,7 @@ from opts import UserError, generate_options, note, progress_bar, run
 if __name__ == "__main__":
     OPTIONS = generate_options()  # before PyAV, so that --help answers at once
 
+from datasets import folder, hmdb51, ucf101
 from datasets.annotation import Video, annotation_json, read_annotation
 from datasets.extraction import (
     FramesFolder,
@@ -23,8 +26,10 @@ from datasets.extraction import (
     sample_size,
 )
 from datasets.processes import in_processes
-from datasets.ucf101 import SPLITS, class_labels, find_videos, read_split_lists, subset_by_group
 from disk import DiskFull, only_run, require_space, write_file
+
+# How a dataset's videos are found and split, and what its annotation files are called.
+DATASETS = {"ucf101": ucf101, "hmdb51": hmdb51, "folder": folder}
 
 
 def name_of(path):
@@ -95,7 +100,7 @@ def check_space(missing, frames, options, n_samples=8):
         require_space(frames.path, n_bytes * scale, round(n_frames * scale), what)
 
 
-def check_all(frames, options):
+def check_all(frames, annotation_paths, options):
     """Read all frames of a finished folder and print what is wrong; return the damaged videos' names."""
     size = frames.settings["size"]
     tasks = [(frames.path / name, entry["n_frames"], size) for name, entry in frames.entries.items()]
@@ -104,12 +109,12 @@ def check_all(frames, options):
     bar = progress_bar(total=len(tasks), unit="video", desc="checking")
     results = in_processes(check_video, tasks, options.n_jobs, options.time_limit)
     with bar, contextlib.closing(results):
-        for (folder, *_), result in results:
+        for (path, *_), result in results:
             if result:
-                findings[names[folder]] = [str(result)] if isinstance(result, UserError) else result
+                findings[names[path]] = [str(result)] if isinstance(result, UserError) else result
             bar.update()
     n_frames_of = {name.split("/")[1]: entry["n_frames"] for name, entry in frames.entries.items()}
-    for path in annotation_paths(frames.path):
+    for path in annotation_paths:
         if path.exists():
             for video in sum(read_annotation(path).videos.values(), []):
                 if n_frames_of.get(video.name) != video.end - 1:
@@ -134,35 +139,41 @@ def require_videos(damaged, paths):
         )
 
 
-def annotation_paths(dst_path):
-    """Return where the annotation files of the splits are: beside the frames' folder."""
-    return [dst_path.parent / f"ucf101_{split:02d}.json" for split in SPLITS]
+def write_annotation(path, paths, n_frames, subset_of):
+    """Write the annotation file of a split, `{video: subset}`; return its `{subset: [Video]}`.
 
-
-def write_annotations(paths, n_frames, dst_path, lists_path=None):
-    """Write the annotation files of the three splits next to the frames' folder; yield a line each."""
-    labels = class_labels(path.parent.name for path in paths)
+    Notes videos that were in another subset before: a network may know them already.
+    """
+    labels = folder.class_labels(path.parent.name for path in paths)
     label_of = {name: label for label, name in enumerate(labels)}
-    for split, annotation_path in zip(SPLITS, annotation_paths(dst_path)):
-        lists = read_split_lists(lists_path, split) if lists_path else None
-        videos = {"training": [], "validation": []}
-        for path, n in zip(paths, n_frames):
-            if lists is None:
-                subset = subset_by_group(path.stem, split)
-            elif path.stem in lists:
-                subset = lists[path.stem]
-            else:
-                raise UserError(f"{path.stem}: in no list of split {split} in {lists_path}")
-            class_name = path.parent.name
-            videos[subset].append(Video(path.stem, class_name, label_of[class_name], 1, n + 1))
-        write_file(annotation_path, annotation_json(labels, videos))
-        n_training, n_validation = len(videos["training"]), len(videos["validation"])
-        yield f"{annotation_path}: {n_training} training, {n_validation} validation videos"
+    videos = {"training": [], "validation": []}
+    for video_path, n in zip(paths, n_frames):
+        name, class_name = video_path.stem, video_path.parent.name
+        if name in subset_of:
+            videos[subset_of[name]].append(Video(name, class_name, label_of[class_name], 1, n + 1))
+    moved = []
+    with contextlib.suppress(UserError):  # none there yet, or a broken one
+        for subset, members in read_annotation(path).videos.items():
+            moved += [video.name for video in members if subset_of.get(video.name, subset) != subset]
+    if moved:
+        note(f"{path}: {len(moved)} videos change their subset: {folder.listed(moved)}")
+    write_file(path, annotation_json(labels, videos))
+    return videos
 
 
 def main(options):
     checks = options.check or options.repair
-    paths = [] if checks and not options.repair else find_videos(options.dir_path)
+    dataset = DATASETS[options.dataset]
+    annotation_paths = dataset.annotation_paths(options.dst_path)
+    paths = [] if checks and not options.repair else dataset.find_videos(options.dir_path)
+    # Before hours of decoding: the split of these names may be impossible.
+    splits = paths and dataset.subsets(
+        paths,
+        lists_path=options.annotation_dir_path,
+        val_fraction=options.val_fraction,
+        split_by=options.split_by,
+        seed=options.manual_seed,
+    )
     require_frames_folder(options.dst_path, may_be_new=not checks)
     # Nobody is at work in a folder that is read-only; it can be checked all the same.
     is_locked = options.repair or not checks or os.access(options.dst_path, os.W_OK)
@@ -170,7 +181,7 @@ def main(options):
     with only_run(options.dst_path / ".lock") if is_locked else contextlib.nullcontext():
         frames = FramesFolder(options.dst_path, settings if paths else None)
         if checks:
-            damaged = check_all(frames, options)
+            damaged = check_all(frames, annotation_paths, options)
             n_frames = sum(entry["n_frames"] for entry in frames.entries.values())
             summary = f"{options.dst_path}: {len(frames.entries)} videos, {n_frames} frames"
             if not damaged:
@@ -188,8 +199,15 @@ def main(options):
             print(f"{name}: decoded again, {frames.entries[name]['n_frames']} frames")
         n_classes = len({path.parent.name for path in paths})
         print(f"{options.dst_path}: {len(paths)} videos, {n_classes} classes, {sum(n_frames)} frames")
-        for line in write_annotations(paths, n_frames, options.dst_path, options.annotation_dir_path):
-            print(line)
+        for path, subset_of in zip(annotation_paths, splits):
+            videos = write_annotation(path, paths, n_frames, subset_of)
+            n_unused = len(paths) - len(subset_of)
+            print(
+                f"{path}: {len(videos['training'])} training, {len(videos['validation'])} validation videos"
+                + (f", {n_unused} unused" if n_unused else "")
+            )
+            if dataset is folder:
+                print(*folder.counts_by_class(videos), sep="\n")
 
 
 if __name__ == "__main__":

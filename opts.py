@@ -6,6 +6,7 @@ from `--root_path`. Nothing heavy is imported here, so that `--help` answers at 
 import argparse
 import functools
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -22,6 +23,10 @@ for _noise in (
     "This process .* is multi-threaded, use of fork",  # the readers use none of its threads
 ):
     warnings.filterwarnings("ignore", message=_noise)
+
+
+# Files with these endings count as the videos of a folder.
+VIDEO_SUFFIXES = tuple(".avi .mp4 .m4v .mov .mkv .webm .mpg .mpeg .wmv .flv .3gp .ts .mts .ogv".split())
 
 
 class UserError(Exception):
@@ -41,13 +46,23 @@ def run(main, *args):
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)
+    except BrokenPipeError:  # who read the results has enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def one_line(error):
+    """Return what a UserError or an OSError tells the user; raise an OSError that is of no file."""
+    if isinstance(error, UserError):
+        return str(error)
+    if error.filename is None:
+        raise error
+    return f"{error.filename}: {error.strerror}"
 
 
 class Stopped(Exception):
@@ -86,6 +101,11 @@ class StopSignals:
 def note(text):
     """Tell the user on stderr, once for each text, what the script does on its own."""
     print(f"note: {text}", file=sys.stderr)
+
+
+def shown(text):
+    """Return a name as one line that every terminal can show, whatever bytes it is of."""
+    return text if text.isprintable() else repr(text)
 
 
 def progress_bar(**options):
@@ -140,11 +160,31 @@ _count = _number(int, 1)
 _count_or_none = _number(int, 0)
 
 
+def _pattern(text):
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
+
+
 def _ft_begin_module(text):
     known = ("", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
     if text not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known[1:])} or ''")
     return text
+
+
+def _video(text):
+    return text if text == "-" else Path(text)
+
+
+def _file(suffix):
+    def parse(text):
+        if not text.endswith(suffix):
+            raise argparse.ArgumentTypeError(f"{text} does not end in {suffix}")
+        return Path(text)
+
+    return parse
 
 
 # Groups --------------------------------------------------------------------------------------
@@ -166,6 +206,8 @@ class _Parser(argparse.ArgumentParser):
         for name, value in vars(options).items():
             if isinstance(value, Path) and name != "root_path":
                 setattr(options, name, options.root_path / value)
+            elif isinstance(value, list):
+                setattr(options, name, [options.root_path / v if isinstance(v, Path) else v for v in value])
         return options
 
 
@@ -331,10 +373,11 @@ def _optim(parser):
 def generate_options(argv=None):
     """Parse the command line of `generate_video_jpgs.py`."""
     parser = _Parser(
-        "Decode every video to jpg frames and write the annotation files of the three splits. A "
-        "second run does what is missing.",
+        "Decode every video to jpg frames and write the annotation files of the splits beside their "
+        "folder. A second run does what is missing.",
         "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101\n"
-        "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101 --check",
+        "  python generate_video_jpgs.py dataset/UCF-101 dataset/UCF-101-jpg ucf101 --check\n"
+        "  python generate_video_jpgs.py my_videos my_jpg folder --val_fraction 0.2",
     )
     add = parser.add_argument
     add(
@@ -342,7 +385,7 @@ def generate_options(argv=None):
         type=Path,
         nargs="?",
         default=Path("dataset/UCF-101"),
-        help="folder of videos, <Class>/<video>.avi",
+        help="folder of videos, <Class>/<video>.avi; for folder also mp4, mkv, webm, mov, ...",
     )
     add(
         "dst_path",
@@ -351,7 +394,13 @@ def generate_options(argv=None):
         default=Path("dataset/UCF-101-jpg"),
         help="folder to make, <Class>/<video>/image_00001.jpg",
     )
-    add("dataset", nargs="?", choices=("ucf101",), default="ucf101", help="layout of dir_path")
+    add(
+        "dataset",
+        nargs="?",
+        choices=("ucf101", "hmdb51", "folder"),
+        default="ucf101",
+        help="what dir_path holds; folder: classes of your own, split here",
+    )
     add("--n_jobs", type=_count, default=len(os.sched_getaffinity(0)), help="processes that decode")
     add("--size", type=_count, default=240, help="short side of a frame in pixels")
     add("--quality", type=_number(int, 1, 100), default=80, help="jpg quality")
@@ -376,34 +425,64 @@ def generate_options(argv=None):
     add(
         "--annotation_dir_path",
         type=Path,
-        help="folder of UCF-101's official trainlist01.txt, testlist01.txt, ...; "
-        "default: the splits follow from the group numbers",
+        help="folder of the official split files: UCF-101's trainlist01.txt, testlist01.txt, ... "
+        "(default: its splits follow from the group numbers), HMDB-51's <Class>_test_split1.txt, ...",
     )
+    add = parser.add_argument_group("split", "for the dataset folder only").add_argument
+    add(
+        "--val_fraction",
+        type=_number(float, 0, 0.9, above=True),
+        default=0.2,
+        help="part of each class's videos to validate on, as near as the groups allow",
+    )
+    add(
+        "--split_by",
+        type=_pattern,
+        metavar="REGEX",
+        help="what videos that belong together share in their names (without suffix), the first group or "
+        "the whole match; default: UCF-101's _g<group>_c<clip> if all have it, else each is its own",
+    )
+    add("--manual_seed", type=_count_or_none, default=1, help="seed of the split")
     _root(parser)
-    return parser.parse(argv)
+    options = parser.parse(argv)
+    if options.split_by and options.dataset != "folder":
+        parser.error("--split_by is for the dataset folder")
+    if options.annotation_dir_path and options.dataset == "folder":
+        parser.error("--annotation_dir_path is for the datasets ucf101 and hmdb51")
+    return options
 
 
 def convert_options(argv=None):
     """Parse the command line of `convert_to_paddle.py`."""
     parser = _Parser(
-        "Convert a checkpoint of 3D-ResNets-PyTorch to Paddle and compare the two networks.",
-        "  python convert_to_paddle.py weights/r3d50_KM_200ep.pth",
+        "Convert a checkpoint of 3D-ResNets-PyTorch to Paddle, or Paddle weights to another format, and "
+        "compare the two networks.",
+        "  python convert_to_paddle.py weights/r3d50_KM_200ep.pth\n"
+        "  python convert_to_paddle.py results/best.pdparams --to onnx",
     )
     add = parser.add_argument
     add(
-        "torch_path",
+        "source_path",
         type=Path,
         nargs="?",
-        default=Path("weights/r3d50_KM_200ep.pth"),
-        help="checkpoint to read",
+        help="checkpoint to read; default: weights/r3d50_KM_200ep.pth, or results/best.pdparams where "
+        "--to is another than paddle",
     )
     add(
-        "paddle_path",
+        "target_path",
         type=Path,
         nargs="?",
-        help="weights to write; default: torch_path with .pdparams for .pth",
+        help="file to write, a folder for inference; default: beside source_path, with the ending "
+        ".pdparams, .pth, .onnx or _inference",
     )
-    add("--no_verify", action="store_true", help="do not run a clip through both networks")
+    add(
+        "--to",
+        choices=("paddle", "torch", "onnx", "inference"),
+        default="paddle",
+        help="paddle: read a .pth; the others read a .pdparams; torch: a .pth for 3D-ResNets-PyTorch; "
+        "onnx: needs paddle2onnx; inference: a model of Paddle Inference",
+    )
+    add("--no_verify", action="store_true", help="do not run clips through both networks")
     _root(parser)
     return parser.parse(argv)
 
@@ -464,6 +543,8 @@ def test_options(argv=None):
         "Score every video of a subset: softmax of each clip, averaged over the video.",
         "  python test.py\n"
         "  python test.py --resume_path results/save_20.pdparams\n"
+        "  python test.py --video clip.mp4 --timeline --render labelled.mp4\n"
+        "  python test.py --features features.npz\n"
         "  python -m paddle.distributed.launch --gpus 0,1,2,3 test.py",
     )
     _root(parser)
@@ -495,7 +576,56 @@ def test_options(argv=None):
         help="subset to score; names the file written, <result_path>/val.json",
     )
     add("--output_topk", type=_count, default=5, help="labels written for each video")
-    return parser.parse(argv)
+    add(
+        "--features",
+        type=_file(".npz"),
+        metavar="OUT.npz",
+        help="write the vector before fc of each clip and each video to this file, and nothing else",
+    )
+    _own_videos(parser)
+    options = parser.parse(argv)
+    for_videos = ("timeline", "json", "render", "fps")
+    if options.video is None:
+        without = [f"--{name}" for name in for_videos if getattr(options, name)]
+        if without:
+            parser.error(f"{without[0]} is for --video")
+    elif options.inference_no_average:
+        parser.error("--inference_no_average is not for --video; --timeline gives the course of a video")
+    elif options.render and (len(options.video) > 1 or "-" in options.video):
+        parser.error("--render writes one file: give it exactly one video")
+    elif options.features and (options.timeline or options.json or options.render):
+        parser.error("--features writes features only: no --timeline, --json or --render with it")
+    if options.features and options.inference_no_average:
+        parser.error("--features writes the vectors of clips and videos: no --inference_no_average with it")
+    return options
+
+
+def _own_videos(parser):
+    add = parser.add_argument_group(
+        "your own videos", "labelled straight from the files: no frames on disk, no annotation"
+    ).add_argument
+    add(
+        "--video",
+        type=_video,
+        nargs="+",
+        metavar="PATH",
+        help="print the best labels of these: video files; folders, with all files in them and below that "
+        f"end in {' '.join(VIDEO_SUFFIXES)} and are not hidden; - for a list on stdin, a path a line. "
+        "A name that begins with a dash is ./-name",
+    )
+    add("--timeline", action="store_true", help="also the best label of each second")
+    add("--json", action="store_true", help="print a line of JSON for each video")
+    add(
+        "--render",
+        type=_file(".mp4"),
+        metavar="OUT.mp4",
+        help="also write the video, one alone, with its best label at each time drawn in; without sound",
+    )
+    add(
+        "--fps",
+        type=_number(float, 0, above=True),
+        help="frames a second, as in stage 1; default: the video's own",
+    )
 
 
 def eval_options(argv=None):

@@ -70,7 +70,7 @@ def _without_repeats(pairs):
     return content
 
 
-def _is_safe_name(name):
+def is_safe_name(name):
     """Tell whether a name from a file can only be a folder's entry, not lead out of the folder."""
     is_text = isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= 255
     return is_text and "/" not in name and "\\" not in name and name not in (".", "..")
@@ -92,7 +92,7 @@ def read_annotation(path):
     labels, database = content.get("labels"), content.get("database")
     check(isinstance(labels, list) and labels, "labels", "a list of class names")
     for name in labels:
-        check(_is_safe_name(name), f"label {name!r:.80}", "a plain folder name")
+        check(is_safe_name(name), f"label {name!r:.80}", "a plain folder name")
     label_of = {name: label for label, name in enumerate(labels)}
     check(len(label_of) == len(labels), "labels", "every class once")
     check(isinstance(database, dict) and database, "database", "an object of videos")
@@ -100,7 +100,7 @@ def read_annotation(path):
     videos = {subset: [] for subset in SUBSETS}
     for name, entry in database.items():
         where = f"video {name!r:.80}"
-        check(_is_safe_name(name), where, "a plain folder name")
+        check(is_safe_name(name), where, "a plain folder name")
         check(isinstance(entry, dict), where, "an object")
         subset, annotations = entry.get("subset"), entry.get("annotations")
         check(subset in SUBSETS, where, f"subset to be one of {', '.join(SUBSETS)}")

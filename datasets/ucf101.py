@@ -2,40 +2,40 @@
 
 Source: Soomro, Zamir, Shah, "UCF101", CRCV-TR-12-01, and the split files that come with it.
 """
-import re
-
+from datasets import folder
 from opts import UserError
 
 SPLITS = (1, 2, 3)
 N_TEST_GROUPS = 7
-_GROUP = re.compile(r"_g(\d+)_c\d+$")
 
 
 def find_videos(videos_path):
-    """Return the avi files under `<videos_path>/<Class>/`, in order, as a list of paths.
+    """Return the avi files as `folder.find_videos` does."""
+    return folder.find_videos(videos_path, (".avi",))
 
-    Raises UserError where the folder is missing, holds no such file, or holds one name twice (the
-    name is the video's key in every later file).
+
+def annotation_paths(dst_path):
+    """Return where the annotation files of the splits are: beside the frames' folder."""
+    return [dst_path.parent / f"ucf101_{split:02d}.json" for split in SPLITS]
+
+
+def subsets(paths, lists_path=None, **_):
+    """Return `{video: subset}` for each split: by the official lists where given, else by the groups.
+
+    Raises UserError for a video that is in no list, or has no group in its name.
     """
-    if not videos_path.is_dir():
-        raise UserError(
-            f"{videos_path}: no such folder; expected <Class>/<video>.avi in it, "
-            "as in UCF-101's own archive"
-        )
-    paths = sorted(path for path in videos_path.glob("*/*") if path.suffix.lower() == ".avi")
-    if not paths:
-        raise UserError(f"{videos_path}: no avi file; expected <Class>/<video>.avi in it")
-    seen = {}
-    for path in paths:
-        other = seen.setdefault(path.stem, path)
-        if other is not path:
-            raise UserError(f"{path}: the same video name as {other}")
-    return paths
-
-
-def class_labels(class_names):
-    """Return the class names in label order: without regard to case (JumpingJack, JumpRope)."""
-    return sorted(set(class_names), key=str.lower)
+    names = [path.stem for path in paths]
+    if lists_path is None:
+        return [{name: subset_by_group(name, split) for name in names} for split in SPLITS]
+    splits = []
+    for split in SPLITS:
+        lists = read_split_lists(lists_path, split)
+        unknown = [name for name in names if name not in lists]
+        if unknown:
+            text = f"{len(unknown)} videos are in no list of split {split} in {lists_path}"
+            raise UserError(f"{text}: {folder.listed(unknown)}")
+        splits.append({name: lists[name] for name in names})
+    return splits
 
 
 def subset_by_group(video_name, split):
@@ -44,7 +44,7 @@ def subset_by_group(video_name, split):
     Split 1 tests groups 1-7, split 2 groups 8-14, split 3 groups 15-21; groups 22-25 always train.
     Raises UserError for a name without a group.
     """
-    match = _GROUP.search(video_name)
+    match = folder.GROUP.search(video_name)
     if not match:
         raise UserError(
             f"{video_name}: no group in the name, expected v_<Name>_g<group>_c<clip>; "

@@ -5,9 +5,9 @@ the state of the training.
      "facts@@": '{"model": {"model_depth": 50, ...}, "class_names": [...], ...}',
      "velocity@@": {"fc.weight": array, ...}}             only where a training can be resumed
 
-`net.set_state_dict(paddle.load(path))` reads it too; keys with @@ are Paddle's own convention for
-what is not a tensor. Paddle's loader runs whatever code a pickle asks for; the one here reads
-arrays, numbers, text and containers, and refuses the rest.
+`load_network(path)` gives the network. `net.set_state_dict(paddle.load(path))` reads the file too;
+keys with @@ are Paddle's own convention for what is not a tensor. Paddle's loader runs whatever code
+a pickle asks for; the one here reads arrays, numbers, text and containers, and refuses the rest.
 """
 import inspect
 import json
@@ -22,7 +22,7 @@ import numpy as np
 from disk import write_file
 from model.data_pickle import Built, DataReader
 from model.resnet3d import STAGE_CHANNELS, ResNet3D
-from model.weights import architecture_of
+from model.weights import architecture_of, load_weights
 from opts import UserError
 
 FACTS, VELOCITY = "facts@@", "velocity@@"
@@ -88,6 +88,22 @@ def load_checkpoint(path):
         return Checkpoint(weights, _facts_of(facts_json, architecture_of(weights)), velocity)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def load_network(path):
+    """Return `(net, facts)` of a checkpoint or of bare weights: a `ResNet3D` in eval mode, and the facts
+    of `Checkpoint`, which say what it expects of a clip (`input`) and what its outputs are (`class_names`).
+
+    Raises UserError as `load_checkpoint` does, and where the tensors are not all the network's.
+    """
+    weights, facts, _ = load_checkpoint(path)
+    net = ResNet3D(**facts["model"])
+    try:
+        load_weights(net, weights)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    net.eval()
+    return net, facts
 
 
 def position_of(path):

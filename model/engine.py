@@ -1,6 +1,8 @@
 """The device, and how a network is evaluated on it: eager on a GPU, with oneDNN on a CPU."""
+import contextlib
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import paddle
@@ -36,54 +38,88 @@ class _Scores(paddle.nn.Layer):
         return F.softmax(self.net(clips), axis=1)
 
 
+class _Features(paddle.nn.Layer):
+    """The network without its fc, as one graph."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, clips):
+        return self.net.features(clips)
+
+
 def class_scores(net, n_sharing=1):
     """Return a function from clips `[N, 3, T, H, W]` float32 Tensor to scores `[N, n_classes]`.
 
     The scores are a float32 array and each row sums to 1. The network is put in eval mode.
     `n_sharing` processes share the cores of a CPU.
     """
-    net.eval()
+    return _evaluator(_Scores(net), n_sharing)
+
+
+def clip_features(net, n_sharing=1):
+    """Return a function from clips to their pooled vectors before fc, `[N, C]`; else as `class_scores`."""
+    return _evaluator(_Features(net), n_sharing)
+
+
+def _evaluator(layer, n_sharing):
+    layer.eval()
     if paddle.get_device() == "cpu":
-        return _onednn_scores(net, max(1, n_cpu_threads() // n_sharing))
+        return _onednn_evaluator(layer, max(1, n_cpu_threads() // n_sharing))
 
-    def scores(clips):
+    def evaluate(clips):
         with paddle.no_grad():
-            return F.softmax(net(clips), axis=1).numpy()
+            return layer(clips).numpy()
 
-    return scores
+    return evaluate
 
 
-def _predictor(folder, prefix, n_threads):
-    # Paddle 3 writes the graph as .json, Paddle 2 as .pdmodel.
-    graph = next(Path(folder).glob("net.json"), Path(prefix + ".pdmodel"))
-    config = paddle.inference.Config(str(graph), prefix + ".pdiparams")
+@contextlib.contextmanager
+def inference_model(layer):
+    """Write a layer that takes clips `[N, 3, T, H, W]`, all but 3 free, as a Paddle Inference model.
+
+    Gives the path of its graph, inference.json from Paddle 3 or inference.pdmodel from Paddle 2, beside
+    which are the weights, inference.pdiparams, for as long as the context lasts.
+    """
+    with tempfile.TemporaryDirectory(prefix="paddle_inference_") as folder:
+        prefix = Path(folder) / "inference"
+        spec = paddle.static.InputSpec([None, 3, None, None, None], "float32", name="clips")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the graph's tensors, which are on no device
+                paddle.jit.save(layer, str(prefix), input_spec=[spec])
+            graph_path = prefix.with_suffix(".json")
+            yield graph_path if graph_path.exists() else prefix.with_suffix(".pdmodel")
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().split("\n")[-1]
+            raise UserError(
+                f"{folder}: the network cannot be compiled there ({reason:.200}); "
+                "is that disk full? TMPDIR names another one"
+            ) from None
+
+
+def load_inference_model(graph_path, n_threads):
+    """Return a function from a batch to the model's output, both arrays, computed by oneDNN on the CPU."""
+    config = paddle.inference.Config(str(graph_path), str(graph_path.with_suffix(".pdiparams")))
     config.disable_gpu()
     config.enable_mkldnn()
     config.set_cpu_math_library_num_threads(n_threads)
     config.disable_glog_info()
-    return paddle.inference.create_predictor(config)
+    predictor = paddle.inference.create_predictor(config)
+    input_handle = predictor.get_input_handle(predictor.get_input_names()[0])
+    output_handle = predictor.get_output_handle(predictor.get_output_names()[0])
 
-
-def _onednn_scores(net, n_threads):
-    """Compile the network for oneDNN: many times the speed of eager Conv3D on a CPU."""
-    with tempfile.TemporaryDirectory(prefix="paddle_inference_") as folder:
-        prefix = str(Path(folder) / "net")
-        spec = paddle.static.InputSpec([None, 3, None, None, None], "float32")
-        try:
-            paddle.jit.save(_Scores(net), prefix, input_spec=[spec])
-            predictor = _predictor(folder, prefix, n_threads)
-        except (RuntimeError, OSError) as error:
-            reason = str(error).strip().split("\n")[-1]
-            raise UserError(
-                f"{folder}: the network cannot be written there for oneDNN ({reason:.200}); "
-                "is that disk full? TMPDIR names another one"
-            ) from None
-    clips_handle = predictor.get_input_handle(predictor.get_input_names()[0])
-    scores_handle = predictor.get_output_handle(predictor.get_output_names()[0])
-
-    def scores(clips):
-        clips_handle.copy_from_cpu(clips.numpy())
+    def run(batch):
+        input_handle.copy_from_cpu(batch)
         predictor.run()
-        return scores_handle.copy_to_cpu()
+        return output_handle.copy_to_cpu()
 
-    return scores
+    return run
+
+
+def _onednn_evaluator(layer, n_threads):
+    """Compile a graph for oneDNN: many times the speed of eager Conv3D on a CPU."""
+    with inference_model(layer) as graph_path:
+        run = load_inference_model(graph_path, n_threads)
+    return lambda clips: run(clips.numpy())

@@ -38,6 +38,23 @@ def from_torch(state_dict):
     return weights
 
 
+def to_torch(weights):
+    """Undo `from_torch`: return the reference's names and layouts, in the order of the weights.
+
+    torch also counts the batches that each BatchNorm has seen, and reads the counts nowhere while its
+    momentum is fixed; they are int64 zeros here.
+    """
+    renamed = {name: torch_name for torch_name, name in _RENAMED.items()}
+    state_dict = {}
+    for name, array in weights.items():
+        stem, _, last = name.rpartition(".")
+        array = np.ascontiguousarray(array.T) if name == "fc.weight" else array
+        state_dict[f"{stem}.{renamed.get(last, last)}"] = array
+        if last == "_variance":
+            state_dict[f"{stem}.num_batches_tracked"] = np.zeros((), np.int64)
+    return state_dict
+
+
 def architecture_of(weights):
     """Read the arguments of `ResNet3D` off the names and shapes of Paddle weights.
 

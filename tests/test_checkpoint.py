@@ -10,6 +10,7 @@ import pytest
 from model.checkpoint import (
     DEFAULT_INPUT,
     load_checkpoint,
+    load_network,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -43,6 +44,31 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
         np.testing.assert_array_equal(read.weights[name], weights[name])
     np.testing.assert_array_equal(read.velocity["fc.bias"], velocity["fc.bias"])
     assert [entry.name for entry in path.parent.iterdir()] == ["a.pdparams"]
+
+
+def test_the_network_of_a_checkpoint_evaluates_with_its_weights(tmp_path):
+    path = tmp_path / "a.pdparams"
+    save_checkpoint(path, weights_of(NET), FACTS)
+    net, facts = load_network(path)
+    assert facts == FACTS and not net.training and not net.layer4[0].bn1.training
+    for name, array in weights_of(net).items():
+        np.testing.assert_array_equal(array, weights_of(NET)[name])
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda w: w.pop("bn1.bias"), "bn1.bias is missing"),
+        (lambda w: w.update(more=np.zeros(2, np.float32)), "more is not the network's"),
+        (lambda w: w["fc.bias"].fill(np.nan), "fc.bias is not finite"),
+    ],
+)
+def test_weights_that_are_not_the_networks_make_none(tmp_path, change, told):
+    weights = {name: array.copy() for name, array in weights_of(NET).items()}
+    change(weights)
+    save_checkpoint(tmp_path / "a.pdparams", weights, {})
+    with pytest.raises(UserError, match=f"a.pdparams: 1 of .*{told}"):
+        load_network(tmp_path / "a.pdparams")
 
 
 def test_paddle_itself_reads_a_checkpoint(tmp_path):

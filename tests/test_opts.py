@@ -24,8 +24,6 @@ SCRIPTS = {
 def test_every_option_is_read_by_its_script(script):
     source = (ROOT / script).read_text()
     names = set(vars(SCRIPTS[script]([]))) - {"root_path"}  # read by the parser itself
-    if script == "generate_video_jpgs.py":
-        names -= {"dataset"}  # one choice so far: it names the layout
     unread = {name for name in names if not re.search(rf"\boptions\.{name}\b", source)}
     assert not unread
 
@@ -65,6 +63,35 @@ def test_a_bad_value_exits_with_2(arguments, capsys):
         opts.train_options(arguments)
     assert leaving.value.code == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--timeline"], "--timeline is for --video"),
+        (["--json"], "--json is for --video"),
+        (["--render", "o.mp4"], "--render is for --video"),
+        (["--fps", "25"], "--fps is for --video"),
+        (["--video", "a", "b", "--render", "o.mp4"], "exactly one video"),
+        (["--video", "-", "--render", "o.mp4"], "exactly one video"),
+        (["--video", "a", "--render", "o.avi"], "o.avi does not end in .mp4"),
+        (["--video", "a", "--inference_no_average"], "--timeline gives"),
+        (["--video", "a", "--features", "o.npz", "--json"], "features only"),
+        (["--features", "o.npz", "--inference_no_average"], "clips and videos"),
+        (["--features", "o.txt"], "o.txt does not end in .npz"),
+        (["--video"], "expected at least one argument"),
+    ],
+)
+def test_options_that_contradict_each_other_exit_with_2(arguments, told, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        opts.test_options(arguments)
+    assert leaving.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_users_own_videos_start_from_the_root_too():
+    options = opts.test_options(["--root_path", "/data", "--video", "a.mp4", "/b.mp4", "-", "--timeline"])
+    assert options.video == [Path("/data/a.mp4"), Path("/b.mp4"), "-"]
 
 
 def test_relative_paths_start_from_the_root_and_absolute_ones_stay():

@@ -58,4 +58,4 @@ def test_options_do_not_reach_the_libraries():
 
 
 def test_the_root_holds_the_stages_and_nothing_vague():
-    assert {path.stem for path in ROOT.glob("*.py")} == {"opts", "disk", *SCRIPTS}
+    assert {path.stem for path in ROOT.glob("*.py")} == {"opts", "disk", "hubconf", *SCRIPTS}

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from datasets.ucf101 import class_labels, find_videos, read_split_lists, subset_by_group
+from datasets.folder import class_labels
+from datasets.ucf101 import find_videos, read_split_lists, subset_by_group
 from opts import UserError
 
 

@@ -4,7 +4,7 @@ import pytest
 from conftest import golden
 
 from model.resnet3d import BLOCKS, ResNet3D
-from model.weights import architecture_of, from_torch, load_weights, weights_of
+from model.weights import architecture_of, from_torch, load_weights, to_torch, weights_of
 from opts import UserError
 
 
@@ -29,6 +29,13 @@ def test_the_architecture_is_read_off_the_tensors(depth):
         "conv1_t_stride": 1,
         "no_max_pool": False,
     }
+
+
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_the_way_back_gives_the_references_names_in_its_order(depth):
+    shapes = golden("state_dict_shapes.json")[f"resnet{depth}"]
+    back = to_torch(from_torch(zeros(shapes)))
+    assert [(name, list(array.shape)) for name, array in back.items()] == list(shapes.items())
 
 
 @pytest.mark.parametrize(
