@@ -8,7 +8,7 @@ difference between the logits of the two frameworks on one random clip.
 import warnings
 import zipfile
 
-from opts import UserError, convert_options, run
+from opts import UserError, convert_options, run, working
 
 if __name__ == "__main__":
     OPTIONS = convert_options()  # before Paddle, so that --help answers at once
@@ -129,14 +129,16 @@ def main(options):
     paddle_path = options.paddle_path or torch_path.with_suffix(".pdparams")
     if paddle_path == torch_path:
         raise UserError(f"{paddle_path}: would overwrite the checkpoint it is made from")
-    state_dict = {name: tensor.float() for name, tensor in read_torch_checkpoint(torch_path).items()}
+    with working(f"reading {torch_path.name}"):
+        state_dict = {name: tensor.float() for name, tensor in read_torch_checkpoint(torch_path).items()}
     paddle.set_device("cpu")  # newer GPUs convolve in TF32, which differs from PyTorch by 1e-3
     prepare_device()
     try:
-        weights = from_torch({name: tensor.numpy() for name, tensor in state_dict.items()})
-        model = architecture_of(weights)
-        net = ResNet3D(**model)
-        load_weights(net, weights)
+        with working("building the network"):
+            weights = from_torch({name: tensor.numpy() for name, tensor in state_dict.items()})
+            model = architecture_of(weights)
+            net = ResNet3D(**model)
+            load_weights(net, weights)
     except UserError as error:
         raise UserError(f"{torch_path}: {error}") from None
     print(
@@ -145,13 +147,14 @@ def main(options):
         f"{len(state_dict)} tensors, {count_parameters(net):,} parameters"
     )
     if not options.no_verify:
-        difference = largest_difference(state_dict, net, model["model_depth"])
+        with working("running a clip through both networks"):
+            difference = largest_difference(state_dict, net, model["model_depth"])
         print(f"largest difference of the logits, PyTorch to Paddle: {difference:.1e} of the largest logit")
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(f"{torch_path}: the networks differ, nothing was written")
-    save_checkpoint(
-        paddle_path, weights_of(net), {"model": model, "input": DEFAULT_INPUT, "class_names": None}
-    )
+    facts = {"model": model, "input": DEFAULT_INPUT, "class_names": None}
+    with working(f"writing {paddle_path.name}"):
+        save_checkpoint(paddle_path, weights_of(net), facts)
     print(f"{paddle_path}: {paddle_path.stat().st_size / 1e6:,.0f} MB")
 
 

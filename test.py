@@ -3,16 +3,20 @@
     python test.py
 
 reads results/best.pdparams and writes results/val.json with the five best labels of each validation
-video, and prints clip accuracy and video accuracy side by side. The checkpoint decides network,
+video, and results/val_run.json, which says how they were made and how many of each video's clips are
+right, and prints clip accuracy and video accuracy side by side. The checkpoint decides network,
 clip size, normalisation and class names. Run again after a kill, it goes on behind the last finished
 video. On several GPUs: `python -m paddle.distributed.launch --gpus 0,1,2,3 test.py`.
 """
+import collections
 import contextlib
 import itertools
 import json
+import platform
 import zlib
+from pathlib import Path
 
-from opts import UserError, note, progress_bar, run, test_options
+from opts import UserError, note, progress_bar, run, test_options, working
 
 if __name__ == "__main__":
     OPTIONS = test_options()  # before Paddle, so that --help answers at once
@@ -106,7 +110,8 @@ def open_journal(path, header):
         journal = Journal(path, flush_seconds=5)
         journal.add(header)
     elif len(journal.entries) > 1:
-        note(f"{path}: {len(journal.entries) - 1} videos are done already, going on behind them")
+        n_done = len(journal.entries) - 1
+        note(f"{path}: {n_done} videos are done already, going on behind them", of_success=True)
     return journal
 
 
@@ -138,9 +143,10 @@ def main(options):
         videos, labels = annotation.videos[subset], annotation.labels
         if not videos:
             raise UserError(f"{options.annotation_path}: no video of the subset {subset}")
-        check_frames(options.video_path, videos)
-        prepare_device(ranks.n_on_this_machine)
-        net, expected = load_network(options.resume_path, labels)
+        check_frames(options.video_path, videos, ranks.is_first)
+        device = prepare_device(ranks.n_on_this_machine)
+        with working("loading the network", ranks.is_first):
+            net, expected = load_network(options.resume_path, labels)
         clips = WindowClips(
             options.video_path,
             videos,
@@ -166,7 +172,7 @@ def main(options):
         held.enter_context(reader_failures())
         score_videos(net, expected, clips, labels, options, ranks, journal)
         if ranks.is_first:
-            write_results(journal, videos, len(clips), options)
+            write_results(journal, clips, options, device)
 
 
 def score_videos(net, expected, clips, labels, options, ranks, journal):
@@ -189,18 +195,36 @@ def score_videos(net, expected, clips, labels, options, ranks, journal):
                 journal.add(result_of(video, np.stack(scores), its_windows, labels, options))
 
 
-def write_results(journal, videos, n_clips, options):
-    """Write the results file, print both accuracies and delete the journal."""
+def write_results(journal, clips, options, device):
+    """Write the results file and how it was made, print both accuracies and delete the journal."""
     done = journal.entries[1:]
-    if [entry["video"] for entry in done] != [video.name for video in videos]:
+    if [entry["video"] for entry in done] != [video.name for video in clips.videos]:
         raise UserError(f"{journal.path}: does not hold every video once; delete it and run again")
     path = options.result_path / f"{options.inference_subset}.json"
-    write_file(path, json.dumps({"results": {entry["video"]: entry["result"] for entry in done}}))
+    results = json.dumps({"results": {entry["video"]: entry["result"] for entry in done}})
+    n_clips = collections.Counter(index for index, _ in clips.windows)
+    clip_accuracy = sum(entry["n_correct_clips"] for entry in done) / len(clips)
+    run_facts = {
+        "checkpoint": str(options.resume_path),
+        "device": device,
+        "versions": {
+            "python": platform.python_version(),
+            "paddle": paddle.__version__,
+            "numpy": np.__version__,
+        },
+        "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        "n_clips": len(clips),
+        "clip_accuracy": clip_accuracy,
+        "results_crc32": zlib.crc32(results.encode()),
+        "videos": {e["video"]: [e["n_correct_clips"], n_clips[i]] for i, e in enumerate(done)},
+    }
+    write_file(path.with_name(f"{path.stem}_run.json"), json.dumps(run_facts))
+    write_file(path, results)
     journal.flush()
     journal.path.unlink()
-    print(f"{path}: {len(done)} videos, {n_clips} clips")
+    print(f"{path}: {len(done)} videos, {len(clips)} clips")
     print(
-        f"clip accuracy {sum(entry['n_correct_clips'] for entry in done) / n_clips:.4f}, "
+        f"clip accuracy {clip_accuracy:.4f}, "
         f"video accuracy {sum(entry['is_correct'] for entry in done) / len(done):.4f}"
     )
 
