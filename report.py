@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 from html import escape
 
@@ -99,9 +100,9 @@ def curves_png(epochs):
     """Return a png file: loss, clip accuracy and learning rate by epoch, from the log's lines."""
     matplotlib = _import_matplotlib()
     figure = matplotlib.figure.Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
     numbers = [entry["epoch"] for entry in epochs]
-    marker_size = 5 if len(epochs) <= 40 else 0
     best = max(epochs, key=lambda entry: (entry["val_clip_accuracy"], -entry["val_loss"]))
     panels = (
         ("Loss", "train_loss", "val_loss"),
@@ -109,17 +110,17 @@ def curves_png(epochs):
         ("Learning rate", "learning_rate", None),
     )
     for axes, (title, first, second) in zip(figure.subplots(1, 3), panels):
-        # Okabe and Ito's colours, told apart by marker and line too.
-        styles = (("training", first, "#0072B2", "o", "-"), ("validation", second, "#D55E00", "s", "--"))
+        # Okabe and Ito's colours, told apart by their markers too.
+        styles = (("training", first, "#0072B2", "o"), ("validation", second, "#D55E00", "s"))
+        style = {"linewidth": 1.8, "markersize": 5, "markevery": max(1, len(epochs) // 20)}
+        if second is None:
+            style["drawstyle"] = "steps-mid"
         values = []
-        for label, key, colour, marker, line in styles:
-            if key is None:
-                continue
-            curve = [entry[key] for entry in epochs]
-            values += curve
-            style = {"color": colour, "marker": marker, "linestyle": line, "markersize": marker_size}
-            is_step = "steps-post" if second is None else "default"
-            axes.plot(numbers, curve, label=label, linewidth=1.8, drawstyle=is_step, **style)
+        for label, key, colour, marker in styles:
+            if key is not None:
+                curve = [entry[key] for entry in epochs]
+                values += curve
+                axes.plot(numbers, curve, label=label, color=colour, marker=marker, **style)
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
         axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
@@ -132,11 +133,17 @@ def curves_png(epochs):
             axes.axvline(best["epoch"], color="#555555", linewidth=1, linestyle=":", zorder=0)
             text = f"best, epoch {best['epoch']}: {best['val_clip_accuracy']:.3f}"
             axes.set_title(text, loc="right", fontsize="small", color="#555555")
-        elif min(values) > 0 and max(values) > 20 * min(values):
+        elif min(values) > 0 and max(values) > (20 if second else 1) * min(values):
             axes.set_yscale("log")
+            if second is None:
+                axes.set_yticks(sorted(set(values))[:8])
+            else:
+                axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
             axes.set_title("log scale", loc="right", fontsize="small", color="#555555")
-        elif title == "Loss":
-            axes.set_ylim(bottom=0)
+        else:
+            axes.set_ylim(0, 1.08 * max(values) or 1)
         if second is not None:
             axes.legend(frameon=False)
     content = io.BytesIO()
@@ -227,7 +234,8 @@ def _accuracies(labels, videos, results, run):
     if any(len(pairs) < n_wanted for pairs in results.values()):
         figures.append(("Top-5", "not known", f"the results hold fewer than {n_wanted} labels a video"))
     else:
-        figures.append(("Top-5", _percent(n_five / n), f"{n_five:,} of {n:,} videos"))
+        never = f"; of {len(labels)} classes it misses none" if len(labels) <= 5 else ""
+        figures.append(("Top-5", _percent(n_five / n), f"{n_five:,} of {n:,} videos{never}"))
     facts, why_not = run
     if facts is None:
         figures.append(("Clip accuracy", "not known", why_not))
@@ -283,8 +291,9 @@ def _curves(path):
         return _section("Training", f'<p class="missing">No {escape(path.name)} beside the results.</p>')
     return _section(
         "Training",
+        '<div class="scroll" role="region" aria-label="Curves of the training" tabindex="0">'
         '<img class="curves" alt="Loss, clip accuracy and learning rate by epoch" '
-        f'src="data:image/png;base64,{base64.b64encode(content).decode()}">',
+        f'src="data:image/png;base64,{base64.b64encode(content).decode()}"></div>',
     )
 
 
@@ -298,9 +307,10 @@ def _class_table(labels, taken_for):
         name = "no result" if name is None else name
         part = n_right / n if n else -1
         shown = f'<meter value="{part:.4f}">{part:.4f}</meter> {_percent(part)}' if n else "&ndash;"
-        confusion = f"{escape(name)} <small>{count}&times;</small>" if count else ""
+        confusion = f"{_breakable(name)} <small>{count}&times;</small>" if count else ""
         cells = (
-            f'<th scope="row">{escape(label)}</th><td data-v="{n}">{n}</td><td data-v="{n_right}">{n_right}</td>'
+            f'<th scope="row">{_breakable(label)}</th>'
+            f'<td data-v="{n}">{n}</td><td data-v="{n_right}">{n_right}</td>'
             f'<td data-v="{part if n else ""}">{shown}</td><td>{confusion}</td>'
         )
         rows.append((part if n else 2, f"<tr>{cells}</tr>"))
@@ -314,9 +324,14 @@ def _class_table(labels, taken_for):
     return _section(
         "Classes",
         "<p>A click on a heading sorts by it, a second one the other way round.</p>",
-        f'<table id="classes"><thead><tr>{heads}</tr></thead>\n<tbody>{chr(10).join(r for _, r in rows)}</tbody>'
-        "</table>",
+        f'<table id="classes"><thead><tr>{heads}</tr></thead>',
+        *["<tbody>", *(row for _, row in rows), "</tbody></table>"],
     )
+
+
+def _breakable(name):
+    """Return a name that a narrow column breaks between its words, WalkingWithDog as Walking With Dog."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=_)", "<wbr>", escape(name))
 
 
 def _matrix(labels, taken_for):
@@ -339,8 +354,7 @@ def _matrix(labels, taken_for):
             if not count:
                 continue
             kind = "right" if i == j else "wrong"
-            # By the root, so that a single video among forty is seen.
-            opacity = max(0.15, (count / n) ** 0.5)
+            opacity = 0.25 + 0.75 * (count / n) ** 0.5  # so that a single video among forty is seen
             told = escape(f"{label} taken for {'no result' if name is None else name}: {count} of {n}")
             x, y = margin + j * size, margin + i * size
             parts.append(
@@ -349,7 +363,7 @@ def _matrix(labels, taken_for):
             )
             if size == 44:
                 at = f'x="{x + size / 2}" y="{y + size / 2 + 5}"'
-                strong = " strong" if opacity > 0.6 else ""
+                strong = " strong" if opacity > 0.7 else ""
                 parts.append(f'<text class="count{strong}" {at}>{count}</text>')
     width, height = len(columns) * size, len(labels) * size
     frame = f'<rect class="frame" x="{margin}" y="{margin}" width="{width}" height="{height}"/>'
@@ -359,7 +373,7 @@ def _matrix(labels, taken_for):
         "Confusion matrix",
         "<p>A row for each class, a column for what its videos were taken for: "
         '<span class="key right"></span> right, <span class="key wrong"></span> wrong. '
-        "The darker, the larger the part of the row. Point at a cell for its numbers.</p>",
+        "The stronger, the larger the part of the row. Point at a cell for its numbers.</p>",
         '<div class="scroll" role="region" aria-label="Confusion matrix" tabindex="0">'
         f'<svg class="matrix" viewBox="0 0 {whole}" width="{w}" height="{h}" font-size="{font}" role="img" '
         'aria-label="Confusion matrix; the table above has its numbers">'
@@ -372,14 +386,14 @@ def _mistakes(videos, results, facts, frames_path):
     wrong.sort(key=lambda video: -results[video.name][0][1])
     if not wrong:
         return _section("Most confident mistakes", "<p>None: no video was taken for another class.</p>")
-    cards, n_without = [], 0
+    cards = []
     shown = wrong[:N_MISTAKES]
+    has_frames = frames_path.is_dir()
     for video in shown:
         (label, score), scores = results[video.name][0], dict(results[video.name])
-        strip, why_not = _strip(frames_path, video)
-        n_without += strip is None
+        strip, why_not = _strip(frames_path, video) if has_frames else (None, "")
         if strip is None:
-            picture = f'<p class="missing">{escape(why_not)}</p>'
+            picture = f'<p class="missing">{escape(why_not)}</p>' if why_not else ""
         else:
             picture = (
                 f'<img alt="{N_FRAMES} frames of {escape(video.name)}" '
@@ -395,13 +409,12 @@ def _mistakes(videos, results, facts, frames_path):
             f"<b>{escape(label)}</b> with {score:.3f} <small>(right class: {own}{clips})</small>"
             f"<span class=path>{escape(video.name)}</span></figcaption></figure>"
         )
-    lead = f"The {len(shown)} of {len(wrong):,} mistakes" if len(wrong) > len(shown) else "All mistakes"
-    absent = f" The frames of {n_without} are not to be had, for the reason given." if n_without else ""
+    lead = f"{len(shown)} of {len(wrong):,} mistakes, the highest scores first."
+    if not has_frames:
+        lead += f" Without frames: there is no folder {escape(str(frames_path))} (--video_path)."
     return _section(
         "Most confident mistakes",
-        f"<p>{lead} with the highest scores first.{absent}</p>"
-        if len(wrong) > len(shown)
-        else f"<p>{lead}, the highest scores first.{absent}</p>",
+        f"<p>{lead}</p>",
         f'<div class="cards">{"".join(cards)}</div>',
     )
 
@@ -446,12 +459,12 @@ def _facts(run, training):
     if training is None:
         parts.append('<p class="missing">Not known: no train.jsonl with a header beside the results.</p>')
     else:
-        names = "command git python paddle numpy device n_ranks n_training_videos n_validation_clips n_parameters"
+        names = "command git python paddle numpy device n_ranks n_training_videos n_validation_clips"
         command = training.get("command")
         if isinstance(command, list):
             training = {**training, "command": " ".join(map(str, command))}
         parts.append("<p>The last run that was started in the folder of the results.</p>")
-        parts.append(_pairs({name: training[name] for name in names.split() if name in training}))
+        parts.append(_pairs({name: training[name] for name in [*names.split(), "n_parameters"] if name in training}))
         parts.append(_pairs(training.get("options")))
     return _section("How it was made", *parts)
 
@@ -459,7 +472,7 @@ def _facts(run, training):
 def _pairs(content):
     """Return names and values as a list; nothing for what is no dictionary."""
     content = content if isinstance(content, dict) else {}
-    show = lambda value: value if isinstance(value, str) else json.dumps(value)
+    show = lambda value: value if isinstance(value, str) and value else json.dumps(value)
     rows = (
         f"<div><dt>{escape(str(name))}</dt><dd>{escape(show(value))[:400]}</dd></div>"
         for name, value in content.items()
@@ -496,12 +509,15 @@ svg text { fill: var(--ink) }
 .interval .range { stroke: var(--right); stroke-width: 4; stroke-linecap: round }
 .interval circle { fill: var(--right) }
 .interval .mark { stroke: var(--wrong); stroke-width: 2; stroke-dasharray: 4 3 }
-.curves { display: block; width: 100%; background: #fff; border-radius: 10px }
+.curves { display: block; width: 100%; min-width: 640px; background: #fff; border-radius: 10px }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .4rem .75rem .4rem 0; border-bottom: 1px solid var(--line);
   font-weight: normal; vertical-align: baseline }
-tbody th { font-weight: 600 }
-thead th { vertical-align: bottom; background: var(--ground); position: sticky; top: 0 }
+tbody th { font-weight: 600; min-width: 5.25rem }
+td { overflow-wrap: break-word }
+td:last-child { overflow-wrap: anywhere; min-width: 5.5rem }
+thead th { vertical-align: bottom; background: var(--ground); position: sticky; top: 0;
+  overflow-wrap: normal }
 button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: .25rem 0;
   cursor: pointer; text-align: left }
 button:hover { color: var(--right) }
@@ -509,6 +525,8 @@ button:hover { color: var(--right) }
 th[aria-sort=ascending] button::after { content: "\\00a0\\25b2"; font-size: .7em }
 th[aria-sort=descending] button::after { content: "\\00a0\\25bc"; font-size: .7em }
 meter { width: 7rem; height: .8rem; vertical-align: -.05rem; margin-right: .5rem }
+meter::-webkit-meter-optimum-value { background: var(--right) }
+meter::-moz-meter-bar { background: var(--right) }
 .scroll { overflow-x: auto }
 .matrix { display: block }
 .matrix text { text-anchor: start }
@@ -531,6 +549,8 @@ figcaption { margin-top: .5rem }
 .pairs dd { margin: 0; text-align: right }
 @media (max-width: 640px) {
   main { padding: 1.25rem 1rem 3rem }
+  h1 { font-size: 1.6rem }
+  h2 { margin-top: 2rem }
   meter { display: none }
   th, td { padding-right: .5rem; font-size: .875rem } }
 @media print {
@@ -540,6 +560,7 @@ figcaption { margin-top: .5rem }
   main { max-width: none; padding: 0 }
   thead th { position: static }
   .scroll { overflow: visible }
+  .curves { min-width: 0 }
   .matrix { max-width: 100%; height: auto }
   tr, .tiles div { break-inside: avoid } }
 """
