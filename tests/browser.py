@@ -79,7 +79,7 @@ class Browser:
 
     def _hear(self, method, parameters):
         if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-            self.complaints.append(json.dumps(parameters)[:500])
+            self.complaints.append(json.dumps(parameters))
         elif method == "Network.requestWillBeSent":
             address = parameters["request"]["url"]
             if not address.startswith(("file:", "data:")):
