@@ -12,6 +12,8 @@ from opts import UserError, convert_options, run, working
 
 if __name__ == "__main__":
     OPTIONS = convert_options()  # before Paddle, so that --help answers at once
+    with working("loading Paddle"):
+        import paddle
 
 import numpy as np
 import paddle

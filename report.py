@@ -259,8 +259,8 @@ def _accuracies(labels, videos, results, run):
         "Accuracy",
         f'<dl class="tiles">{tiles}</dl>',
         f"<p>95&nbsp;% interval of the video accuracy (Wilson): <b>{_percent(low)} to {_percent(high)}</b>. "
-        f"The published {_percent(PUBLISHED)} lies <b>{where}</b> it. That is the figure for UCF-101 split&nbsp;1 "
-        f"with ResNet3D-50 pretrained on K+M, and means something for that alone. {remark}</p>",
+        f"The published {_percent(PUBLISHED)} lies <b>{where}</b> it. That is the figure for UCF-101 "
+        f"split&nbsp;1 with ResNet3D-50 pretrained on K+M, and means something for that alone. {remark}</p>",
         _interval(n_first / n, low, high),
     )
 
@@ -457,12 +457,13 @@ def _facts(run, training):
     if training is None:
         parts.append('<p class="missing">Not known: no train.jsonl with a header beside the results.</p>')
     else:
-        names = "command git python paddle numpy device n_ranks n_training_videos n_validation_clips"
+        names = "command git python paddle numpy device n_ranks n_training_videos n_validation_clips "
+        names += "n_parameters"
         command = training.get("command")
         if isinstance(command, list):
             training = {**training, "command": " ".join(map(str, command))}
         parts.append("<p>The last run that was started in the folder of the results.</p>")
-        parts.append(_pairs({name: training[name] for name in [*names.split(), "n_parameters"] if name in training}))
+        parts.append(_pairs({name: training[name] for name in names.split() if name in training}))
         parts.append(_pairs(training.get("options")))
     return _section("How it was made", *parts)
 
@@ -472,7 +473,7 @@ def _pairs(content):
     content = content if isinstance(content, dict) else {}
     show = lambda value: value if isinstance(value, str) and value else json.dumps(value)
     rows = (
-        f"<div><dt>{escape(str(name))}</dt><dd>{escape(show(value))[:400]}</dd></div>"
+        f"<div><dt>{escape(str(name))}</dt><dd>{escape(show(value)[:400])}</dd></div>"
         for name, value in content.items()
     )
     return f'<dl class="pairs">{"".join(rows)}</dl>'

@@ -20,6 +20,8 @@ from opts import UserError, note, progress_bar, run, test_options, working
 
 if __name__ == "__main__":
     OPTIONS = test_options()  # before Paddle, so that --help answers at once
+    with working("loading Paddle"):
+        import paddle
 
 import numpy as np
 import paddle

@@ -26,6 +26,8 @@ from opts import Stopped, StopSignals, UserError, note, progress_bar, run, train
 
 if __name__ == "__main__":
     OPTIONS = train_options()  # before Paddle, so that --help answers at once
+    with working("loading Paddle"):
+        import paddle
 
 import numpy as np
 import paddle

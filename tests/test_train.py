@@ -432,5 +432,5 @@ def test_visualdl_that_is_missing_ends_before_the_training_with_one_line(small_s
     env = fail_to_import(small_set, "visualdl")
     code, out, err = run_script("train.py", *SMALL_TRAINING, "--visualdl", cwd=small_set, env=env)
     assert (code, out) == (1, "") and err.count("\n") == 1
-    assert err.startswith("error: --visualdl needs the package visualdl (ImportError: visualdl is not to be had)")
+    assert err.startswith("error: --visualdl needs the package visualdl (ImportError: ")
     assert not (small_set / "results").exists()
