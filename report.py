@@ -371,7 +371,7 @@ def _matrix(labels, taken_for):
         "Confusion matrix",
         "<p>A row for each class, a column for what its videos were taken for: "
         '<span class="key right"></span> right, <span class="key wrong"></span> wrong. '
-        "The stronger, the larger the part of the row. Point at a cell for its numbers.</p>",
+        "The stronger the colour, the larger the part of the row. Point at a cell for its numbers.</p>",
         '<div class="scroll" role="region" aria-label="Confusion matrix" tabindex="0">'
         f'<svg class="matrix" viewBox="0 0 {whole}" width="{w}" height="{h}" font-size="{font}" role="img" '
         'aria-label="Confusion matrix; the table above has its numbers">'
