@@ -125,8 +125,7 @@ def main(options):
     if missing:
         note(
             f"{len(missing)} of {len(ground_truth)} videos have no result and "
-            f"{'are left out' if options.ignore else 'count as wrong'}: "
-            f"{_first(missing)}"
+            f"{'are left out' if options.ignore else 'count as wrong'}: {_first(missing)}"
         )
 
     print(f"calculate top-{options.k} accuracy")

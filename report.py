@@ -44,8 +44,8 @@ class Curves:
     """
 
     def __init__(self, folder, with_visualdl=False):
-        self.path = folder / "curves.png"
-        self._failed = False
+        self.folder = folder
+        self._failed = set()
         self._writer, self._n_written = None, 0
         if with_visualdl:
             # Written anew from the first epoch: it reads one file, and a resume may redo an epoch.
@@ -56,19 +56,22 @@ class Curves:
     def draw(self, entries):
         """Draw the curves of all epochs among a log's entries."""
         epochs = [entry for entry in entries if "epoch" in entry]
+        path = self.folder / "curves.png"
+        self._attempt(path, lambda: write_file(path, curves_png(epochs)))
+        if self._writer is not None:
+            self._attempt(self.folder / "visualdl", lambda: self._log(epochs))
+
+    def _attempt(self, path, draw):
         try:
-            if self._writer is not None:
-                self._log(epochs[self._n_written :])
-                self._n_written = len(epochs)
-            write_file(self.path, curves_png(epochs))
+            draw()
         except Exception as error:  # the checkpoints are worth more than their picture
-            if not self._failed:
+            if path not in self._failed:
                 reason = f"{type(error).__name__}: {error}".split("\n")[0]
-                note(f"{self.path}: not drawn ({reason:.200}); the training goes on without it")
-            self._failed = True
+                note(f"{path}: not drawn ({reason:.200}); the training goes on without it")
+            self._failed.add(path)
 
     def _log(self, epochs):
-        for entry in epochs:
+        for entry in epochs[self._n_written :]:
             for tag, key in (
                 ("loss/train", "train_loss"),
                 ("loss/validation", "val_loss"),
@@ -78,6 +81,7 @@ class Curves:
             ):
                 self._writer.add_scalar(tag=tag, step=entry["epoch"], value=entry[key])
         self._writer._get_file_writer().flush()  # it has no public way to
+        self._n_written = len(epochs)
 
 
 def _import_matplotlib():
@@ -365,15 +369,14 @@ def _matrix(labels, taken_for):
                 parts.append(f'<text class="count{strong}" {at}>{count}</text>')
     width, height = len(columns) * size, len(labels) * size
     frame = f'<rect class="frame" x="{margin}" y="{margin}" width="{width}" height="{height}"/>'
-    whole = f"{margin + width + 2} {margin + height + 2}"
-    w, h = whole.split()
+    w, h = margin + width + 2, margin + height + 2
     return _section(
         "Confusion matrix",
         "<p>A row for each class, a column for what its videos were taken for: "
         '<span class="key right"></span> right, <span class="key wrong"></span> wrong. '
         "The stronger the colour, the larger the part of the row. Point at a cell for its numbers.</p>",
         '<div class="scroll" role="region" aria-label="Confusion matrix" tabindex="0">'
-        f'<svg class="matrix" viewBox="0 0 {whole}" width="{w}" height="{h}" font-size="{font}" role="img" '
+        f'<svg class="matrix" viewBox="0 0 {w} {h}" width="{w}" height="{h}" font-size="{font}" role="img" '
         'aria-label="Confusion matrix; the table above has its numbers">'
         f"{frame}{''.join(parts)}</svg></div>",
     )

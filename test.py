@@ -186,7 +186,8 @@ def score_videos(net, expected, clips, labels, options, ranks, journal):
     if not batches:
         return
     windows = (clips.windows[key][1] for keys in batches for key in keys)
-    scores_of = class_scores(net, ranks.n_on_this_machine)
+    with working("preparing the network", ranks.is_first):
+        scores_of = class_scores(net, ranks.n_on_this_machine)
     scored = score_clips(scores_of, clips, batches, len(labels), options, expected, ranks)
     # The clips of a video follow each other, so that only one video's scores are held at a time.
     with contextlib.closing(scored):
