@@ -12,10 +12,12 @@ import io
 import warnings
 import zipfile
 
-from opts import UserError, convert_options, run
+from opts import UserError, convert_options, run, working
 
 if __name__ == "__main__":
     OPTIONS = convert_options()  # before Paddle, so that --help answers at once
+    with working("loading Paddle"):
+        import paddle
 
 import numpy as np
 import paddle
@@ -123,7 +125,7 @@ def torch_logits(state_dict, clips, model):
         return F.relu(out + x)
 
     with torch.no_grad():
-        x = conv(torch.from_numpy(clips), "conv1", (model["conv1_t_stride"], 2, 2))
+        x = conv(torch.as_tensor(clips), "conv1", (model["conv1_t_stride"], 2, 2))
         x = F.relu(norm(x, "bn1"))
         x = x if model["no_max_pool"] else F.max_pool3d(x, 3, 2, 1)
         for stage, n_blocks in enumerate(BLOCKS[depth], start=1):
@@ -140,9 +142,9 @@ def check(logits_of, net, facts, other):
     size, duration = facts["input"]["sample_size"], facts["input"]["sample_duration"]
     clips = np.random.default_rng(0).standard_normal((2, 3, duration, size, size), np.float32)
     net.eval()
-    with paddle.no_grad():
+    with working("running clips through both networks"), paddle.no_grad():
         expected = net(paddle.to_tensor(clips)).numpy()
-    found = np.concatenate([logits_of(clips), logits_of(clips[:1])])
+        found = np.concatenate([logits_of(clips), logits_of(clips[:1])])
     difference = np.abs(found - expected[[0, 1, 0]]).max() / np.abs(expected).max()
     print(f"largest difference of the logits, {other}: {difference:.1e} of the largest logit")
     if not difference <= LARGEST_DIFFERENCE:
@@ -183,7 +185,8 @@ def describe(path, model, net, n_tensors):
 
 def to_paddle(torch_path, paddle_path, is_verified):
     """Convert a `.pth` to a `.pdparams`."""
-    state_dict = {name: tensor.float() for name, tensor in read_torch_checkpoint(torch_path).items()}
+    with working(f"reading {torch_path.name}"):
+        state_dict = {name: tensor.float() for name, tensor in read_torch_checkpoint(torch_path).items()}
     weights = from_torch({name: tensor.numpy() for name, tensor in state_dict.items()})
     facts = {"model": architecture_of(weights), "input": DEFAULT_INPUT, "class_names": None}
     net = ResNet3D(**facts["model"])
@@ -204,12 +207,13 @@ def from_paddle(to, paddle_path, path, is_verified):
         raise UserError(f"mean_dataset {mean_dataset!r:.80} is not one of {', '.join(MEANS)}")
     card = card_of(facts, *MEANS[mean_dataset])
     describe(paddle_path, model, net, len(net.state_dict()))
-    if to == "torch":
-        content, logits_of = torch_checkpoint(net, facts)
-    elif to == "onnx":
-        content, logits_of = onnx_model(net, card)
-    else:
-        content, logits_of = inference_files(net, card)
+    with working(f"converting to {FORMATS[to][1]}"):
+        if to == "torch":
+            content, logits_of = torch_checkpoint(net, facts)
+        elif to == "onnx":
+            content, logits_of = onnx_model(net, card)
+        else:
+            content, logits_of = inference_files(net, card)
     if is_verified:
         check(logits_of, net, facts, f"Paddle to {FORMATS[to][1]}")
     write = write_folder if to == "inference" else write_file

@@ -89,8 +89,10 @@ def check_space(missing, frames, options, n_samples=8):
     n_bytes = n_frames = n_sampled = 0
     # A video that takes long here is left to the extraction, which tells of it.
     results = in_processes(sample_size, tasks, options.n_jobs, min(20, options.time_limit))
-    with contextlib.closing(results):
+    bar = progress_bar(total=len(tasks), unit="video", desc="estimating the space", leave=False, delay=1)
+    with bar, contextlib.closing(results):
         for (path, *_), result in results:
+            bar.update()
             if not isinstance(result, UserError) and result[1]:
                 n_sampled += path.stat().st_size
                 n_bytes, n_frames = n_bytes + result[0], n_frames + result[1]

@@ -97,10 +97,21 @@ class StopSignals:
         print(f"{signal.Signals(signum).name}: saving after this step", file=sys.stderr)
 
 
+_quiet = False  # --quiet, set by the parser
+
+
 @functools.cache
-def note(text):
-    """Tell the user on stderr, once for each text, what the script does on its own."""
-    print(f"note: {text}", file=sys.stderr)
+def note(text, of_success=False):
+    """Tell the user on stderr, once for each text, what the script does on its own.
+
+    A note `of_success` asks for nothing; `--quiet` leaves it out.
+    """
+    if of_success and _quiet:
+        return
+    if "tqdm" in sys.modules:  # a bar may be live: above it
+        sys.modules["tqdm"].tqdm.write(f"note: {text}", file=sys.stderr)
+    else:
+        print(f"note: {text}", file=sys.stderr)
 
 
 def shown(text):
@@ -109,15 +120,24 @@ def shown(text):
 
 
 def progress_bar(**options):
-    """Return a `tqdm` bar on stderr: live on a terminal, a line every 30 seconds in a log file."""
+    """Return a `tqdm` bar on stderr: live on a terminal, a line every 30 seconds in a log file.
+
+    With `--quiet` it shows nothing.
+    """
     from tqdm import tqdm
 
+    options["disable"] = _quiet or options.get("disable", False)
     line = "{desc} {n_fmt}/{total_fmt} {unit}s, {elapsed}<{remaining}, {rate_fmt}{postfix}"
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, **options)
     return tqdm(
         **{"file": _Lines(), "mininterval": 30, "maxinterval": 30, "delay": 30, "bar_format": line, **options}
     )
+
+
+def working(what, is_shown=True):
+    """Return a context that shows what goes on, on a terminal alone, where there is nothing to count."""
+    return progress_bar(desc=what, bar_format="{desc} ...", leave=False, disable=not is_shown)
 
 
 class _Lines:
@@ -200,9 +220,14 @@ class _Parser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self.add_argument(
+            "--quiet", action="store_true", help="no progress and no notes of success on stderr"
+        )
 
     def parse(self, argv=None):
+        global _quiet
         options = self.parse_args(argv)
+        _quiet = options.quiet
         for name, value in vars(options).items():
             if isinstance(value, Path) and name != "root_path":
                 setattr(options, name, options.root_path / value)
@@ -531,6 +556,11 @@ def train_options(argv=None):
         help="evenly spaced clips a video in validation; 1 is the centre clip",
     )
     add("--manual_seed", type=_count_or_none, default=1, help="seed of weights, clips and order")
+    add(
+        "--visualdl",
+        action="store_true",
+        help="also log the curves to <result_path>/visualdl; needs the package visualdl",
+    )
     _model(parser)
     _augmentation(parser)
     _optim(parser)
@@ -631,8 +661,11 @@ def _own_videos(parser):
 def eval_options(argv=None):
     """Parse the command line of `eval_accuracy.py`."""
     parser = _Parser(
-        "Compute the top-k accuracy of a results file. Needs no Paddle.",
-        "  python eval_accuracy.py dataset/ucf101_01.json results/val.json -k 1 --subset validation",
+        "Compute the top-k accuracy of a results file, report on it, compare it with another. Needs no "
+        "Paddle.",
+        "  python eval_accuracy.py dataset/ucf101_01.json results/val.json -k 1 --subset validation\n"
+        "  python eval_accuracy.py --report\n"
+        "  python eval_accuracy.py --compare earlier/val.json",
     )
     add = parser.add_argument
     add(
@@ -662,5 +695,18 @@ def eval_options(argv=None):
         help="leave videos without a result out of the count, instead of counting them as wrong",
     )
     add("--save", action="store_true", help="also write the accuracy to top<k>.txt beside the results")
+    add("--report", action="store_true", help="also write the page report.html beside the results")
+    add(
+        "--video_path",
+        type=Path,
+        default=Path("dataset/UCF-101-jpg"),
+        help="folder of frames, for the pictures in the report",
+    )
+    add(
+        "--compare",
+        type=Path,
+        metavar="RESULT_PATH",
+        help="another results file of the same videos: print what is gained and lost against it",
+    )
     _root(parser)
     return parser.parse(argv)

@@ -3,7 +3,8 @@
     python test.py
 
 reads results/best.pdparams and writes results/val.json with the five best labels of each validation
-video, and prints clip accuracy and video accuracy side by side. The checkpoint decides network,
+video, and results/val_run.json, which says how they were made and how many of each video's clips are
+right, and prints clip accuracy and video accuracy side by side. The checkpoint decides network,
 clip size, normalisation and class names. Run again after a kill, it goes on behind the last finished
 video. On several GPUs: `python -m paddle.distributed.launch --gpus 0,1,2,3 test.py`.
 
@@ -16,13 +17,18 @@ writes the pooled vectors before fc instead of scores.
 import contextlib
 import itertools
 import json
+import platform
 import sys
+import time
 import zlib
+from pathlib import Path
 
-from opts import UserError, note, one_line, progress_bar, run, test_options
+from opts import UserError, note, one_line, progress_bar, run, test_options, working
 
 if __name__ == "__main__":
     OPTIONS = test_options()  # before Paddle, so that --help answers at once
+    with working("loading Paddle"):
+        import paddle
 
 import numpy as np
 import paddle
@@ -63,11 +69,12 @@ def require_classes(path, facts, labels):
         )
 
 
-def evaluate_clips(evaluate, clips, batches, n_values, options, expected, ranks):
+def evaluate_clips(evaluate, clips, batches, n_values, options, expected, ranks, rounds=None):
     """Yield `(video index, values [n_values] float32)` for every clip of the batches, in their order.
 
     The ranks take whole batches in turn, so that a clip's batch, and with it the last bit of its
-    values, is the same for any number of ranks; all of them get all values.
+    values, is the same for any number of ranks; all of them get all values. `rounds` takes in the
+    time and the number of clips done at the end of each round of the ranks.
     """
     n_rounds = -(-len(batches) // ranks.n)
     loader = ClipLoader(clips, ranks.part(batches), options.n_threads)
@@ -82,6 +89,8 @@ def evaluate_clips(evaluate, clips, batches, n_values, options, expected, ranks)
             for keys, values in zip(batches[i * ranks.n :], tables):
                 yield from zip((clips.index_of(key) for key in keys), values.numpy())
                 bar.update(len(keys))
+            if rounds is not None:
+                rounds.append((time.perf_counter(), sum(map(len, batches[: (i + 1) * ranks.n]))))
 
 
 def open_journal(path, header):
@@ -101,7 +110,8 @@ def open_journal(path, header):
         journal = Journal(path, flush_seconds=5)
         journal.add(header)
     elif len(journal.entries) > 1:
-        note(f"{path}: {len(journal.entries) - 1} videos are done already, going on behind them")
+        n_done = len(journal.entries) - 1
+        note(f"{path}: {n_done} videos are done already, going on behind them", of_success=True)
     return journal
 
 
@@ -137,9 +147,10 @@ def main(options):
         videos, labels = annotation.videos[subset], annotation.labels
         if not videos:
             raise UserError(f"{options.annotation_path}: no video of the subset {subset}")
-        check_frames(options.video_path, videos)
-        prepare_device(ranks.n_on_this_machine)
-        net, facts = load_network(options.resume_path)
+        check_frames(options.video_path, videos, ranks.is_first)
+        device = prepare_device(ranks.n_on_this_machine)
+        with working("loading the network", ranks.is_first):
+            net, facts = load_network(options.resume_path)
         require_classes(options.resume_path, facts, labels)
         expected = facts["input"]
         clips = WindowClips(
@@ -167,22 +178,27 @@ def main(options):
             held.enter_context(only_run(options.result_path / f".{options.inference_subset}.lock"))
             journal = open_journal(options.result_path / f".{options.inference_subset}.jsonl", run_facts)
             held.callback(journal.flush)
-        score_videos(net, expected, clips, labels, options, ranks, journal)
+        rounds = score_videos(net, expected, clips, labels, options, ranks, journal)
         if ranks.is_first:
-            write_results(journal, videos, len(clips), options)
+            write_results(journal, clips, options, device, rounds)
 
 
 def score_videos(net, expected, clips, labels, options, ranks, journal):
-    """Score the videos that the first rank's journal does not hold yet, and add them to it."""
+    """Score the videos that the first rank's journal does not hold yet, and add them to it.
+
+    Returns the end of each round, as `evaluate_clips` notes it.
+    """
     n_done = ranks.gather_objects(journal and len(journal.entries) - 1)[0]
     # The batches stay those of a run from the start: the first to compute holds the first open video.
     batches = clips.batches(options.inference_batch_size)
     batches = [keys for keys in batches if clips.index_of(keys[-1]) >= n_done]
+    rounds = []
     if not batches:
-        return
+        return rounds
     windows = (clips.windows[key] for keys in batches for key in keys)
-    scores_of = class_scores(net, ranks.n_on_this_machine)
-    scored = evaluate_clips(scores_of, clips, batches, len(labels), options, expected, ranks)
+    with working("preparing the network", ranks.is_first):
+        scores_of = class_scores(net, ranks.n_on_this_machine)
+    scored = evaluate_clips(scores_of, clips, batches, len(labels), options, expected, ranks, rounds)
     # The clips of a video follow each other, so that only one video's scores are held at a time.
     with contextlib.closing(scored):
         for index, group in itertools.groupby(zip(scored, windows), key=lambda item: item[0][0]):
@@ -190,20 +206,48 @@ def score_videos(net, expected, clips, labels, options, ranks, journal):
             if journal is not None and index >= n_done:
                 video = clips.videos[index]
                 journal.add(result_of(video, np.stack(scores), its_windows, labels, options))
+    return rounds
 
 
-def write_results(journal, videos, n_clips, options):
-    """Write the results file, print both accuracies and delete the journal."""
+def clips_per_second(rounds):
+    """Return the rate between the first round, which prepares things, and the last; None for one round."""
+    if len(rounds) < 2:
+        return None
+    (begin, n_before), (end, n) = rounds[0], rounds[-1]
+    return round((n - n_before) / (end - begin), 3)
+
+
+def write_results(journal, clips, options, device, rounds):
+    """Write the results file and how it was made, print both accuracies and delete the journal."""
     done = journal.entries[1:]
-    if [entry["video"] for entry in done] != [video.name for video in videos]:
+    if [entry["video"] for entry in done] != [video.name for video in clips.videos]:
         raise UserError(f"{journal.path}: does not hold every video once; delete it and run again")
     path = options.result_path / f"{options.inference_subset}.json"
-    write_file(path, json.dumps({"results": {entry["video"]: entry["result"] for entry in done}}))
+    results = json.dumps({"results": {entry["video"]: entry["result"] for entry in done}})
+    n_clips = np.bincount(clips.video_of).tolist()
+    clip_accuracy = sum(entry["n_correct_clips"] for entry in done) / len(clips)
+    run_facts = {
+        "checkpoint": str(options.resume_path),
+        "device": device,
+        "versions": {
+            "python": platform.python_version(),
+            "paddle": paddle.__version__,
+            "numpy": np.__version__,
+        },
+        "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        "n_clips": len(clips),
+        "clips_per_second": clips_per_second(rounds),
+        "clip_accuracy": clip_accuracy,
+        "results_crc32": zlib.crc32(results.encode()),
+        "videos": {e["video"]: [e["n_correct_clips"], n_clips[i]] for i, e in enumerate(done)},
+    }
+    write_file(path.with_name(f"{path.stem}_run.json"), json.dumps(run_facts))
+    write_file(path, results)
     journal.flush()
     journal.path.unlink()
-    print(f"{path}: {len(done)} videos, {n_clips} clips")
+    print(f"{path}: {len(done)} videos, {len(clips)} clips")
     print(
-        f"clip accuracy {sum(entry['n_correct_clips'] for entry in done) / n_clips:.4f}, "
+        f"clip accuracy {clip_accuracy:.4f}, "
         f"video accuracy {sum(entry['is_correct'] for entry in done) / len(done):.4f}"
     )
 

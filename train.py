@@ -3,8 +3,9 @@
     python train.py
 
 starts from weights/r3d50_KM_200ep.pdparams and writes to results/: best.pdparams (the epoch with
-the highest validation clip accuracy), save_<epoch>.pdparams (to resume from) and train.jsonl (a
-header, then a line an epoch). Each step shows loss, clip accuracy, step time, data wait and clips/s.
+the highest validation clip accuracy), save_<epoch>.pdparams (to resume from), train.jsonl (a
+header, then a line an epoch) and curves.png (its picture). Each step shows loss, clip accuracy, step
+time, data wait and clips/s.
 
     python train.py --resume_path results
 
@@ -21,10 +22,12 @@ import time
 import zlib
 from pathlib import Path
 
-from opts import Stopped, StopSignals, UserError, note, progress_bar, run, train_options
+from opts import Stopped, StopSignals, UserError, note, progress_bar, run, train_options, working
 
 if __name__ == "__main__":
     OPTIONS = train_options()  # before Paddle, so that --help answers at once
+    with working("loading Paddle"):
+        import paddle
 
 import numpy as np
 import paddle
@@ -58,6 +61,7 @@ from model.training import (
     velocity_of,
 )
 from model.weights import count_parameters, load_weights, weights_of
+from report import Curves, require_visualdl
 
 # What a resumed run may change; everything else has to be as the run was started with.
 MAY_CHANGE = {
@@ -72,6 +76,8 @@ MAY_CHANGE = {
     "checkpoint",
     "checkpoint_steps",
     "keep",
+    "quiet",
+    "visualdl",
 }
 
 
@@ -378,7 +384,8 @@ class TrainingState:
             }
             if self.ranks.is_first:
                 path = options.result_path / "best.pdparams"
-                save_checkpoint(path, weights_of(self.net), self._facts())
+                with working(f"writing {path.name}"):
+                    save_checkpoint(path, weights_of(self.net), self._facts())
         if self.epoch % options.checkpoint == 0 or self.epoch == options.n_epochs:
             self.save()
         return is_best
@@ -406,7 +413,8 @@ class TrainingState:
         velocity = velocity_of(self.optimizer, self.trained, self.resumed_velocity)
         check_finite(weights, f"for {path.name}", self.optimizer.get_lr())
         check_finite(velocity, f"in the momentum for {path.name}", self.optimizer.get_lr())
-        save_checkpoint(path, weights, facts, velocity)
+        with working(f"writing {path.name}"):
+            save_checkpoint(path, weights, facts, velocity)
         prune_checkpoints(self.options.result_path, self.options.keep)
         return path
 
@@ -448,7 +456,7 @@ def run_header(options, state, n_val_clips, device):
     }
 
 
-def read_data(options, n_ranks):
+def read_data(options, ranks):
     """Read the annotation and check it against the frames, the batch size and the number of ranks."""
     annotation = read_annotation(options.annotation_path)
     training, validation = annotation.videos["training"], annotation.videos["validation"]
@@ -461,12 +469,12 @@ def read_data(options, n_ranks):
             f"use --batch_size {len(training)} or less"
         )
     n_last = len(training) % options.batch_size or options.batch_size
-    if n_last < n_ranks:
+    if n_last < ranks.n:
         raise UserError(
-            f"the last batch of an epoch has {n_last} of {len(training)} clips, fewer than the {n_ranks} "
+            f"the last batch of an epoch has {n_last} of {len(training)} clips, fewer than the {ranks.n} "
             "processes; choose another --batch_size"
         )
-    check_frames(options.video_path, training + validation)
+    check_frames(options.video_path, training + validation, ranks.is_first)
     return annotation
 
 
@@ -515,7 +523,9 @@ def main(options):
         device = prepare_device(ranks.n_on_this_machine)
         if options.amp == "O1" and device == "cpu":
             raise UserError("--amp O1 computes in float16, which needs a GPU; leave it off on a CPU")
-        annotation = read_data(options, ranks.n)
+        if options.visualdl:
+            require_visualdl()
+        annotation = read_data(options, ranks)
         ranks.require_same(str(options.annotation_path), zlib.crc32(repr(annotation).encode()))
         if ranks.is_first:
             held.enter_context(only_run(options.result_path / ".train.lock"))
@@ -533,13 +543,15 @@ def train(options, annotation, ranks, device):
     training_clips, validation_clips = make_clips(options, annotation)
     training_labels = paddle.to_tensor([video.label for video in training_clips.videos])
     validation_labels = paddle.to_tensor([video.label for video in validation_clips.videos])
-    state = TrainingState(options, annotation, ranks)
+    with working("loading the network", ranks.is_first):
+        state = TrainingState(options, annotation, ranks)
     say = functools.partial(print, flush=True) if ranks.is_first else lambda text: None
     log = None
     if ranks.is_first:
         log = Journal(options.result_path / "train.jsonl")
         log.keep(lambda entry: entry.get("epoch", 0) <= state.epoch)  # what is not kept is done again
         log.add(run_header(options, state, len(validation_clips), device))
+        curves = Curves(options.result_path, options.visualdl)
     say(
         f"{len(training_clips)} training videos, {len(validation_clips)} validation clips, "
         f"{len(annotation.labels)} classes; ResNet3D-{state.net.model_depth} with "
@@ -564,6 +576,8 @@ def train(options, annotation, ranks, device):
             if log is not None:
                 log.add(entry)
             is_best = state.end_epoch(loss, accuracy)
+            if log is not None:
+                curves.draw(log.entries)
             say(
                 f"epoch {state.epoch}: train loss {entry['train_loss']:.4f} clip accuracy "
                 f"{entry['train_clip_accuracy']:.4f}, validation loss {loss:.4f} clip accuracy "

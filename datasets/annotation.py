@@ -1,4 +1,4 @@
-"""Read and write the two JSON files of the pipeline: annotations and results. Needs no Paddle.
+"""Read and write the JSON files of the pipeline: annotations and results. Needs no Paddle.
 
 Annotation (`ucf101_01.json`), the reference's format; the segment is half-open, from frame 1:
 
@@ -10,10 +10,17 @@ Annotation (`ucf101_01.json`), the reference's format; the segment is half-open,
 Results (`val.json`), best label first:
 
     {"results": {"v_ApplyEyeMakeup_g01_c01": [{"label": "ApplyEyeMakeup", "score": 0.97}, ...]}}
+
+How the results were made (`val_run.json`), with the clips of each video that are right, and all:
+
+    {"checkpoint": "results/best.pdparams", "device": "cpu", "versions": {"python": "3.11.7", ...},
+     "options": {...}, "n_clips": 147, "clip_accuracy": 0.91, "results_crc32": 123456789,
+     "videos": {"v_ApplyEyeMakeup_g01_c01": [8, 10], ...}}
 """
 import json
 import math
 import os
+import zlib
 from typing import NamedTuple
 
 from opts import UserError
@@ -167,3 +174,27 @@ def _read_result(path, name, result):
     if len({label for label, _ in pairs}) < len(pairs):
         raise UserError(f"{where}: names a label twice")
     return pairs
+
+
+def read_run(results_path, results):
+    """Read how a results file was made, from the file beside it that `test.py` wrote with it.
+
+    Returns `(facts, "")`, or `(None, why not)` where that file is missing, malformed, or of other
+    results. `facts["videos"]` maps each video of the results to `[n_correct_clips, n_clips]`.
+    """
+    path = results_path.with_name(f"{results_path.stem}_run.json")
+    try:
+        facts = _read_json(path, "facts on a run")
+    except UserError as error:
+        return None, str(error)
+    counts = facts.get("videos") if isinstance(facts, dict) else None
+    if not isinstance(counts, dict) or not all(map(_is_part, counts.values())):
+        return None, f"{path}: malformed"
+    if facts.get("results_crc32") != zlib.crc32(results_path.read_bytes()) or set(counts) != set(results):
+        return None, f"{path}: of other results than {results_path.name}"
+    return facts, ""
+
+
+def _is_part(pair):
+    is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)
+    return is_pair and 0 <= pair[0] <= pair[1] <= 10**9 and pair[1] > 0

@@ -5,7 +5,7 @@ import struct
 
 import simplejpeg
 
-from opts import UserError
+from opts import UserError, progress_bar
 
 
 def frame_name(number):
@@ -30,7 +30,7 @@ def _refuse_link_out(real_path, folder):
             )
 
 
-def check_frames(frames_path, videos):
+def check_frames(frames_path, videos, is_shown=True):
     """Raise UserError unless every annotated frame of every video has a file.
 
     Only names are looked at; a file that does not decode is found when it is read. Folders that are
@@ -44,7 +44,8 @@ def check_frames(frames_path, videos):
     # Made once for all videos; UCF-101's longest has 1,776 frames.
     names_in_order = [frame_name(number) for number in range(10_000)]
     incomplete = []
-    for video in videos:
+    bar = {"unit": "video", "desc": "looking for frames", "leave": False, "delay": 1}
+    for video in progress_bar(iterable=videos, disable=not is_shown, **bar):
         folder = os.path.join(frames_path, video.class_name, video.name)
         _refuse_link_out(real_path, folder)
         try:

@@ -5,6 +5,8 @@ import random
 
 import pytest
 
+from eval_accuracy import mcnemar_p
+
 LABELS = [f"class{i}" for i in range(6)]
 
 
@@ -178,3 +180,77 @@ def test_a_missing_file_ends_with_one_line(scored):
 def test_a_bad_option_exits_with_2(scored, arguments):
     code, out, err = scored.run(*arguments)
     assert code == 2 and out == "" and "Traceback" not in err
+
+
+def against(scored, change, *arguments):
+    """Run with the results as they are against a changed copy of them, `earlier.json`."""
+    earlier = {name: list(result) for name, result in scored.results.items()}
+    change(earlier)
+    (scored.path / "earlier.json").write_text(json.dumps({"results": earlier}))
+    return scored.run("--compare", "earlier.json", *arguments)
+
+
+def put_first(scored, results, name, label):
+    """Give a video's best score to a label, whatever its result had."""
+    others = [item["label"] for item in scored.results[name] if item["label"] != label][:4]
+    results[name] = [{"label": text, "score": 0.5 - 0.1 * i} for i, text in enumerate([label, *others])]
+
+
+def test_a_comparison_tells_what_is_gained_and_lost(scored):
+    truth = scored.truth
+    for name in truth:
+        put_first(scored, scored.results, name, truth[name])
+    wrong = {name: LABELS[LABELS.index(truth[name]) - 1] for name in truth}
+    of = {label: [name for name in truth if truth[name] == label] for label in LABELS}
+    lost, gained = of["class1"][:1], of["class0"][:4] + of["class2"][:1]
+    put_first(scored, scored.results, lost[0], wrong[lost[0]])
+
+    def change(earlier):
+        put_first(scored, earlier, lost[0], truth[lost[0]])
+        for name in gained:
+            put_first(scored, earlier, name, wrong[name])
+
+    code, out, err = against(scored, change)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[5] == f"top-1 accuracy: {39 / 40}" and lines[6] == (
+        f"against {scored.path}/earlier.json, 40 videos, top-1:"
+    )
+    in_order = [name for name in truth if name in gained]
+    assert lines[7:9] == [f"gained: 5 ({', '.join(in_order[:3])}, ...)", f"lost: 1 ({lost[0]})"]
+    assert lines[9] == "McNemar's exact p, two-sided: 0.2188"  # 2 (1 + 6) / 2^6
+    assert lines[10:] == [
+        f"class0: +4 of {len(of['class0'])} videos",
+        f"class1: -1 of {len(of['class1'])} videos",
+        f"class2: +1 of {len(of['class2'])} videos",
+    ]
+    assert "gained: 0\nlost: 0\nMcNemar's exact p, two-sided: 1\n" in against(scored, lambda e: None)[1]
+
+
+def test_results_of_other_videos_are_not_compared(scored):
+    def drop(earlier):
+        for name in ("v_3", "v_7"):
+            del earlier[name]
+
+    done = against(scored, drop)
+    assert_one_line_error(done, "not of the same videos as")
+    assert "2 are only in that, 0 only in this (v_3, ...)" in done[2]
+    assert_one_line_error(against(scored, lambda e: e.update(v_train=PAIRS)), "not of the subset validation")
+    assert_one_line_error(scored.run("--compare", "gone.json"), "gone.json: no such results file")
+
+
+@pytest.mark.parametrize(
+    "n_gained, n_lost, p",
+    [
+        (0, 0, 1),
+        (5, 5, 1),
+        (0, 6, 2 / 64),
+        (10, 1, 2 * 12 / 2048),
+        (40, 68, 0.009057983337532568),  # scipy.stats.binomtest(40, 108).pvalue, of scipy 1
+        (1800, 1983, 0.0030807650265506498),  # all of UCF-101's split 1 differ
+        (3783, 0, 0),  # 2^-3782 is below the smallest float
+    ],
+)
+def test_mcnemars_p_is_exact(n_gained, n_lost, p):
+    # 1e-12: scipy's own sum is of floats.
+    assert mcnemar_p(n_gained, n_lost) == mcnemar_p(n_lost, n_gained) == pytest.approx(p, rel=1e-12)

@@ -1,6 +1,9 @@
 """test.py from the outside, against the reference's scores of real clips, and on small data."""
 import json
+import os
+import platform
 import shutil
+import zlib
 
 import numpy as np
 import paddle
@@ -103,6 +106,17 @@ def test_a_videos_score_is_the_mean_over_its_windows(trained_set, run_script, op
     clips = [scores.argmax() == t for t, s in zip(truth, expected.values()) for scores in s]
     videos = [s.mean(axis=0).argmax() == t for t, s in zip(truth, expected.values())]
     assert f"clip accuracy {np.mean(clips):.4f}, video accuracy {np.mean(videos):.4f}" in out
+    run = json.loads((trained_set / "results/val_run.json").read_text())
+    assert run["videos"] == {
+        name: [int((s.argmax(axis=1) == t).sum()), len(s)] for t, (name, s) in zip(truth, expected.items())
+    }
+    assert run["n_clips"] == len(clips) and run["clip_accuracy"] == pytest.approx(np.mean(clips))
+    assert run["results_crc32"] == zlib.crc32((trained_set / "results/val.json").read_bytes())
+    assert run["checkpoint"] == "results/best.pdparams" and run["device"] == "cpu"
+    assert run["versions"] == {
+        "python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+    assert run["options"]["inference_stride"] == stride and not set(run["options"]) & set(os.environ)
 
     code, out, err = run_script("eval_accuracy.py", cwd=trained_set)
     assert code == 0 and out.endswith(f"top-1 accuracy: {np.mean(videos)}\n")

@@ -1,12 +1,17 @@
 """The command lines: only options that are read, help that is quick and fits, paths under a root."""
+import fcntl
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL_TRAINING
 
 import disk
 import opts
@@ -23,7 +28,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_option_is_read_by_its_script(script):
     source = (ROOT / script).read_text()
-    names = set(vars(SCRIPTS[script]([]))) - {"root_path"}  # read by the parser itself
+    names = set(vars(SCRIPTS[script]([]))) - {"root_path", "quiet"}  # read by the parser itself
     unread = {name for name in names if not re.search(rf"\boptions\.{name}\b", source)}
     assert not unread
 
@@ -99,6 +104,69 @@ def test_relative_paths_start_from_the_root_and_absolute_ones_stay():
     assert options.video_path == Path("/data/dataset/UCF-101-jpg")
     assert options.result_path == Path("/elsewhere")
     assert opts.train_options(["--pretrain_path", "none"]).pretrain_path is None
+
+
+def on_a_terminal(command, cwd):
+    """Run a command whose stderr is a terminal; return what is written there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)], stderr=theirs, stdout=subprocess.DEVNULL, cwd=cwd
+    ) as process:
+        os.close(theirs)
+        written = b""
+        try:
+            while part := os.read(ours, 4096):
+                written += part
+        except OSError:  # Linux's way to say that the other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0, written
+    return written.decode()
+
+
+BAR = """
+import sys, opts
+opts.eval_options(sys.argv[1:])
+with opts.progress_bar(total=3, unit="clip", desc="counting", mininterval=0, miniters=1) as bar:
+    for _ in range(3):
+        bar.update()
+        opts.note("half way")
+        opts.note("all is well", of_success=True)
+with opts.working("thinking"):
+    pass
+"""
+
+
+def test_a_terminal_gets_a_bar_and_a_log_file_gets_lines():
+    written = on_a_terminal(["-c", BAR], ROOT)
+    assert "\rcounting: 100%" in written and "\rthinking ..." in written
+    assert "\rnote: half way\r\n" in written  # above the bar, not behind it
+    at_once = BAR.replace("mininterval=0", "mininterval=0, delay=0")  # not after 30 s
+    done = subprocess.run([sys.executable, "-c", at_once], cwd=ROOT, capture_output=True, text=True)
+    lines = done.stderr.split("\n")
+    assert "\r" not in done.stderr and "thinking" not in done.stderr and lines[-1] == ""
+    assert [line for line in lines if line.startswith("counting 3/3 clips, ")]
+    assert {"note: half way", "note: all is well"} < set(lines)
+
+
+def test_quiet_leaves_errors_and_the_notes_that_matter():
+    assert on_a_terminal(["-c", BAR, "--quiet"], ROOT) == "note: half way\r\n"
+
+
+def test_a_training_shows_its_steps_on_a_terminal_and_nothing_with_quiet(small_set):
+    train = [ROOT / "train.py", *SMALL_TRAINING, "--n_epochs", 1]
+    written = on_a_terminal(train, small_set)
+    loading = ("\rloading Paddle ...", "\rloading the network ...", "\rwriting save_1.pdparams ...")
+    for shown in (*loading, "\repoch 1 2/2", ", loss 0.", "\rvalidation: 100%"):
+        assert shown in written, shown
+    assert max(map(len, re.split("[\r\n]+|\x1b.", written))) <= 80
+    assert on_a_terminal([*train, "--result_path", "quiet", "--quiet"], small_set) == ""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_can_be_quiet(script):
+    assert SCRIPTS[script](["--quiet"]).quiet and not SCRIPTS[script]([]).quiet
 
 
 def test_the_defaults_are_the_published_recipe():

@@ -70,7 +70,8 @@ def test_two_processes_score_as_one_and_the_first_alone_writes(small_set, run_sc
     headers, epochs = log(small_set)
     assert len(headers) == 1 and headers[0]["n_ranks"] == 2 and [e["epoch"] for e in epochs] == [1, 2]
     written = {path.name for path in (small_set / "results").iterdir()}
-    assert written == {".train.lock", "best.pdparams", "save_1.pdparams", "save_2.pdparams", "train.jsonl"}
+    weights = {"best.pdparams", "save_1.pdparams", "save_2.pdparams"}
+    assert written == {".train.lock", "train.jsonl", "curves.png", *weights}
 
     contents, outputs = [], []
     for more in ([], ["--inference_no_average"], ["--inference_crop", "nocrop"]):
@@ -78,10 +79,13 @@ def test_two_processes_score_as_one_and_the_first_alone_writes(small_set, run_sc
         code, one, err = run_script("test.py", *arguments, cwd=small_set)
         assert code == 0, err
         contents.append((small_set / "results/val.json").read_bytes())
+        run_of_one = (small_set / "results/val_run.json").read_bytes()
         (small_set / "results/val.json").unlink()
+        (small_set / "results/val_run.json").unlink()
         code, two = launch("test.py", *arguments, cwd=small_set)
         assert code == 0 and all(line in two for line in one.splitlines()), two
         assert (small_set / "results/val.json").read_bytes() == contents[-1]
+        assert (small_set / "results/val_run.json").read_bytes() == run_of_one
         outputs.append(one)
     assert len(set(contents)) == 3 and len(json.loads(contents[0])["results"]) == 4
 

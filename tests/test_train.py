@@ -18,6 +18,7 @@ from conftest import ROOT, SMALL_TRAINING
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.weights import weights_of
+from report import Curves, curves_png
 
 
 def log(root, results="results"):
@@ -58,6 +59,10 @@ def test_two_epochs_are_one_and_a_resume_and_one_bit_for_bit(small_set, run_scri
     assert headers[0]["n_training_videos"] == 6 and headers[0]["options"]["batch_size"] == 4
     assert set(epochs[0]) >= {"learning_rate", "train_loss", "val_loss", "val_clip_accuracy"}
     assert without_times(log(small_set, "again")[1]) == without_times(epochs)
+    # The curves of a resumed run are those of all its epochs.
+    for name in ("results", "again"):
+        curves = (small_set / name / "curves.png").read_bytes()
+        assert curves == curves_png(log(small_set, name)[1]) != curves_png(epochs[1:])
     facts = load_checkpoint(small_set / "results/best.pdparams").facts
     assert facts["class_names"] == ["Jump", "run"] and facts["input"]["sample_size"] == 32
 
@@ -342,3 +347,90 @@ def test_a_run_killed_between_its_first_best_and_its_first_checkpoint_can_be_sta
     code, _, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 2, cwd=small_set)
     assert code == 0, err
     assert [entry["epoch"] for entry in log(small_set)[1]] == [1, 2]
+
+
+def fail_to_import(root, package):
+    """Put a package on a path that cannot be imported; return the environment for it."""
+    (root / "broken").mkdir(exist_ok=True)
+    (root / f"broken/{package}.py").write_text(f"raise ImportError('{package} is not to be had')\n")
+    return {"PYTHONPATH": str(root / "broken")}
+
+
+def test_curves_that_cannot_be_drawn_are_told_of_once_and_end_nothing(small_set, run_script):
+    env = fail_to_import(small_set, "matplotlib")
+    code, out, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 2, cwd=small_set, env=env)
+    assert code == 0 and "epoch 2:" in out
+    assert err == (
+        "note: results/curves.png: not drawn (ImportError: matplotlib is not to be had); "
+        "the training goes on without it\n"
+    )
+    assert not (small_set / "results/curves.png").exists()
+
+
+def test_the_curves_leave_nothing_in_the_home(small_set, run_script):
+    home = small_set / "home"
+    home.mkdir()
+    code, _, err = run_script(
+        "train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set, env={"HOME": str(home)}
+    )
+    assert (code, err) == (0, "") and (small_set / "results/curves.png").exists()
+    assert not [path for path in home.rglob("*") if "matplotlib" in path.name]
+
+
+STUB = """
+class LogWriter:
+    def __init__(self, logdir, file_name):
+        import os
+        os.makedirs(logdir, exist_ok=True)
+        self.file = open(os.path.join(logdir, file_name), "w")
+    def add_scalar(self, tag, value, step):
+        self.file.write(f"{tag} {step} {value!r}\\n")
+    def _get_file_writer(self):
+        return self.file
+"""
+
+
+def test_visualdl_logs_every_epoch_once_over_a_resume(small_set, run_script):
+    """With a stub of the package; `test_visualdl_itself_reads_the_log` has the real one where it is."""
+    (small_set / "stub").mkdir()
+    (small_set / "stub/visualdl.py").write_text(STUB)
+    env = {"PYTHONPATH": str(small_set / "stub")}
+    for more in (["--n_epochs", 1], ["--n_epochs", 2, "--resume_path", "results"]):
+        code, _, err = run_script("train.py", *SMALL_TRAINING, "--visualdl", *more, cwd=small_set, env=env)
+        assert code == 0, err
+    (path,) = (small_set / "results/visualdl").iterdir()
+    found = [line.split() for line in path.read_text().splitlines()]
+    expected = [
+        [tag, str(entry["epoch"]), repr(entry[key])]
+        for entry in log(small_set)[1]
+        for tag, key in (
+            ("loss/train", "train_loss"),
+            ("loss/validation", "val_loss"),
+            ("clip_accuracy/train", "train_clip_accuracy"),
+            ("clip_accuracy/validation", "val_clip_accuracy"),
+            ("learning_rate", "learning_rate"),
+        )
+    ]
+    assert found == expected and len(expected) == 10
+
+
+def test_visualdl_itself_reads_the_log(tmp_path):
+    visualdl = pytest.importorskip("visualdl", reason="visualdl, an optional package, is not installed")
+    names = ("train_loss", "val_loss", "train_clip_accuracy", "val_clip_accuracy", "learning_rate")
+    entries = [{"epoch": n, **{name: n + i / 8 for i, name in enumerate(names)}} for n in (1, 2, 3)]
+    for start in (1, 3):  # the second run resumes
+        curves = Curves(tmp_path, with_visualdl=True)
+        for n in range(start, 4):
+            curves.draw([{"command": []}, *entries[:n]])
+    (path,) = (tmp_path / "visualdl").iterdir()
+    reader = visualdl.LogReader(file_path=str(path))
+    records = reader.get_data("scalar", "loss/validation")
+    assert [(record.id, record.value) for record in records] == [(1, 1.125), (2, 2.125), (3, 3.125)]
+
+
+def test_visualdl_that_is_missing_ends_before_the_training_with_one_line(small_set, run_script):
+    env = fail_to_import(small_set, "visualdl")
+    code, out, err = run_script("train.py", *SMALL_TRAINING, "--visualdl", cwd=small_set, env=env)
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert err.startswith("error: --visualdl needs the package visualdl (ImportError: ")
+    assert not (small_set / "results").exists()
