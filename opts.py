@@ -537,6 +537,11 @@ def train_options(argv=None):
         "default: layer4, from scratch everything",
     )
     add(
+        "--freeze_bn",
+        action="store_true",
+        help="the part before ft_begin_module keeps its BatchNorm statistics, which move otherwise",
+    )
+    add(
         "--resume_path",
         type=Path,
         help="a run to go on with: its folder, for the newest checkpoint, or results/save_<epoch>.pdparams",

@@ -47,7 +47,7 @@ from model.checkpoint import (
     save_checkpoint,
     saved_checkpoints,
 )
-from model.engine import prepare_device
+from model.engine import evaluator, prepare_device
 from model.ranks import Ranks, sum_step
 from model.resnet3d import ResNet3D
 from model.sync_batchnorm import synchronise_batchnorms
@@ -123,8 +123,8 @@ def train_epoch(state, loader, labels, stop):
     Each rank computes its part of every batch; the gradients are those of the whole batch.
     """
     options, ranks, epoch = state.options, state.ranks, state.epoch + 1
-    net, optimizer, scaler = state.net, state.optimizer, state.scaler
-    net.train()
+    optimizer, scaler = state.optimizer, state.scaler
+    state.train_mode()
     fits_80_columns = "{desc} {n_fmt}/{total_fmt} {remaining}{postfix}"
     n_steps = state.step + len(loader)
     bar = progress_bar(
@@ -144,7 +144,7 @@ def train_epoch(state, loader, labels, stop):
             if options.mixup_alpha > 0:
                 clips, mix = mixup(clips, options.mixup_alpha, [options.manual_seed, epoch, step, ranks.rank])
             with paddle.amp.auto_cast(options.amp == "O1", custom_white_list={"conv3d"}, level="O1"):
-                logits = net(clips)
+                logits = state.logits(clips)
             loss = training_loss(logits.astype("float32"), targets, options.label_smoothing, mix)
             if not math.isfinite(float(loss)):
                 raise not_finite(float(loss), epoch, step, optimizer.get_lr(), loader.clips, indices)
@@ -204,7 +204,7 @@ def validate(state, loader, n_rounds, labels, stop):
             batch = next(batches, None)  # in the last round, some ranks may have none
             if batch is not None:
                 clips_thwc, indices = batch
-                logits = state.net(normalise(clips_thwc, mean_dataset))
+                logits = state.logits(normalise(clips_thwc, mean_dataset))
                 targets = paddle.gather(labels, indices)
                 loss = float(F.cross_entropy(logits, targets, reduction="sum"))
                 n_correct = int((logits.argmax(axis=1) == targets).sum())
@@ -258,11 +258,21 @@ class TrainingState:
             self._check_same_run(path, checkpoint.facts)
             self.model, self.begin = checkpoint.facts["model"], checkpoint.facts["run"]["ft_begin_module"]
             self.net = ResNet3D(**self.model)
+        if options.freeze_bn and self.begin in ("", "conv1"):
+            raise UserError(
+                "--freeze_bn: all modules are trained, so none is frozen; leave it out, or give the first "
+                "module to train: --ft_begin_module layer4"
+            )
         self.trained = train_from(self.net, self.begin)
         if options.batchnorm_sync and ranks.n > 1:
             synchronise_batchnorms(self.net, ranks)
         tensors = self.net.state_dict()
-        self.statistics = [t for name, t in tensors.items() if name.endswith(("._mean", "._variance"))]
+        moving = {name.split(".")[0] for name in (self.trained if options.freeze_bn else tensors)}
+        self.statistics = [
+            tensor
+            for name, tensor in tensors.items()
+            if name.endswith(("._mean", "._variance")) and name.split(".")[0] in moving
+        ]
         self.scheduler = build_scheduler(
             options.lr_scheduler,
             options.learning_rate,
@@ -281,6 +291,9 @@ class TrainingState:
         ranks.require_same("the checkpoint that is resumed", [self.epoch, self.step])
         ranks.spread(tensors.values())
         self._check_space()
+        if options.freeze_bn:
+            self.trunk, self.head = self.net.split(self.begin)
+            self.trunk_features = evaluator(self.trunk, ranks.n_on_this_machine)
 
     def _check_same_run(self, path, facts):
         """Raise UserError where going on from a checkpoint would not be the run it belongs to."""
@@ -348,6 +361,16 @@ class TrainingState:
         n_bytes = (self.options.keep + 2) * whole + 2 * weights
         n_there = sum(path.stat().st_size for path in folder.glob("*.pdparams"))
         require_space(folder, n_bytes - n_there, self.options.keep + 4, "the checkpoints")
+
+    def train_mode(self):
+        """Put the network in train mode, with `--freeze_bn` the trained part alone."""
+        self.net.train()
+        if self.options.freeze_bn:
+            self.trunk.eval()
+
+    def logits(self, clips):
+        """Run clips through the network in its present mode."""
+        return self.head(self.trunk_features(clips)) if self.options.freeze_bn else self.net(clips)
 
     def n_clips_of_step(self, step):
         """Return the clips of a step, all ranks together; the epoch's last may have fewer."""

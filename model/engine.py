@@ -55,22 +55,32 @@ def class_scores(net, n_sharing=1):
     The scores are a float32 array and each row sums to 1. The network is put in eval mode.
     `n_sharing` processes share the cores of a CPU.
     """
-    return _evaluator(_Scores(net), n_sharing)
+    return _as_arrays(_Scores(net), n_sharing)
 
 
 def clip_features(net, n_sharing=1):
     """Return a function from clips to their pooled vectors before fc, `[N, C]`; else as `class_scores`."""
-    return _evaluator(_Features(net), n_sharing)
+    return _as_arrays(_Features(net), n_sharing)
 
 
-def _evaluator(layer, n_sharing):
+def _as_arrays(layer, n_sharing):
+    evaluate = evaluator(layer, n_sharing)
+    return lambda clips: evaluate(clips).numpy()
+
+
+def evaluator(layer, n_sharing=1):
+    """Return a function from clips `[N, 3, T, H, W]` float32 Tensor to a layer's output in eval mode.
+
+    The output is a Tensor without gradients. On a CPU the layer's weights are those of now.
+    `n_sharing` processes share the cores of a CPU.
+    """
     layer.eval()
     if paddle.get_device() == "cpu":
         return _onednn_evaluator(layer, max(1, n_cpu_threads() // n_sharing))
 
+    @paddle.no_grad()
     def evaluate(clips):
-        with paddle.no_grad():
-            return layer(clips).numpy()
+        return layer(clips)
 
     return evaluate
 
@@ -122,4 +132,4 @@ def _onednn_evaluator(layer, n_threads):
     """Compile a graph for oneDNN: many times the speed of eager Conv3D on a CPU."""
     with inference_model(layer) as graph_path:
         run = load_inference_model(graph_path, n_threads)
-    return lambda clips: run(clips.numpy())
+    return lambda clips: paddle.to_tensor(run(clips.numpy()))

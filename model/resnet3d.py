@@ -159,6 +159,25 @@ class ResNet3D(nn.Layer):
     def forward(self, clips):
         return self.fc(self.features(clips))
 
+    def split(self, begin):
+        """Return the network before the module `begin` and from it on, as two layers that share its own.
+
+        `after(before(clips))` is `net(clips)`.
+        """
+        modules = {
+            "conv1": [self.conv1],
+            "bn1": [self.bn1, nn.ReLU(), *([] if self.maxpool is None else [self.maxpool])],
+            "layer1": [self.layer1],
+            "layer2": [self.layer2],
+            "layer3": [self.layer3],
+            "layer4": [self.layer4, self.avgpool, nn.Flatten()],
+            "fc": [self.fc],
+        }
+        before, after = [], []
+        for name, layers in modules.items():
+            (after if after or name == begin else before).extend(layers)
+        return nn.Sequential(*before), nn.Sequential(*after)
+
 
 def _initialise(net):
     """Draw the initial weights as the reference does, which is not Paddle's default.

@@ -4,7 +4,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from model.engine import class_scores, clip_features
+from model.engine import class_scores, clip_features, evaluator
 from model.resnet3d import ResNet3D
 
 
@@ -43,3 +43,24 @@ def test_features_are_the_vectors_before_fc():
     np.testing.assert_allclose(
         features @ net.fc.weight.numpy() + net.fc.bias.numpy(), logits, atol=1e-5 * np.abs(logits).max()
     )
+
+
+@pytest.mark.parametrize("begin", ["layer1", "layer4", "fc"])
+def test_a_frozen_trunk_gives_the_eager_ones_features_and_leaves_its_statistics(begin):
+    paddle.seed(5)
+    net = ResNet3D(10, 6, resnet_widen_factor=0.25)
+    clips = paddle.randn((3, 3, 16, 56, 56))
+    net.train()
+    net(clips)  # so that the running statistics are not those of a new network
+    trunk, head = net.split(begin)
+    before = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+    features = evaluator(trunk)(clips)
+    assert features.stop_gradient
+    with paddle.no_grad():
+        expected = trunk(clips).numpy()
+    # Relative to the largest: 1e-6 was seen, another order of sums.
+    assert np.abs(features.numpy() - expected).max() < 1e-5 * np.abs(expected).max()
+    for name, tensor in net.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), before[name], err_msg=name)
+    head(features).sum().backward()
+    assert net.fc.weight.grad is not None and net.conv1.weight.grad is None

@@ -79,3 +79,13 @@ def test_initial_weights_have_the_references_spread():
 def test_an_unknown_depth_or_shortcut_is_refused(options):
     with pytest.raises(ValueError, match="not (20|C)"):
         ResNet3D(**options)
+
+
+@pytest.mark.parametrize("options", [{"model_depth": 10}, {"model_depth": 10, "no_max_pool": True}])
+def test_a_split_network_computes_the_same_bits(options):
+    net = ResNet3D(n_classes=5, resnet_widen_factor=0.125, **options)
+    clips = paddle.randn((2, 3, 8, 32, 32))
+    expected = net(clips).numpy()
+    for begin in ("conv1", "bn1", "layer1", "layer3", "layer4", "fc"):
+        before, after = net.split(begin)
+        np.testing.assert_array_equal(after(before(clips)).numpy(), expected)

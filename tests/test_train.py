@@ -120,6 +120,33 @@ def test_fine_tuning_starts_from_the_weights_and_moves_layer4_and_fc_only(small_
     assert not np.array_equal(after["layer1.0.bn1._mean"], before["layer1.0.bn1._mean"])
 
 
+def test_freeze_bn_holds_the_frozen_statistics_and_resumes_bit_for_bit(small_set, run_script):
+    from model.resnet3d import ResNet3D
+
+    net = ResNet3D(10, 39, resnet_widen_factor=0.125, conv1_t_size=3)
+    before = weights_of(net)
+    save_checkpoint(small_set / "weights/r3d50_KM_200ep.pdparams", before, {})
+    data = "--sample_size 32 --sample_duration 8 --batch_size 4 --n_threads 0 --learning_rate 0.01".split()
+
+    def train(*arguments):
+        return run_script("train.py", *data, *arguments, cwd=small_set)
+
+    assert train("--freeze_bn", "--n_epochs", 2)[0] == 0
+    assert train("--freeze_bn", "--n_epochs", 1, "--result_path", "parts")[0] == 0
+    resume = ["--n_epochs", 2, "--result_path", "parts", "--resume_path", "parts"]
+    code, _, err = train(*resume)
+    assert code == 1 and "the run was started with --freeze_bn True, not False" in err
+    assert train("--freeze_bn", *resume)[0] == 0
+    assert_same_file(small_set / "results/save_2.pdparams", small_set / "parts/save_2.pdparams")
+
+    after = load_checkpoint(small_set / "parts/save_2.pdparams").weights
+    changed = {name for name in after if name[:3] != "fc." and not np.array_equal(after[name], before[name])}
+    assert changed == {name for name in after if name.startswith("layer4.")}
+
+    code, _, err = train("--freeze_bn", "--ft_begin_module", "conv1", "--result_path", "all")
+    assert code == 1 and "--freeze_bn: all modules are trained" in err and "Traceback" not in err
+
+
 def spoil_frame(root):
     folder = root / "dataset/UCF-101-jpg/Jump/v_Jump_g02_c01"
     for path in folder.iterdir():
