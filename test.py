@@ -250,6 +250,8 @@ def own_videos(options):
         try:
             if isinstance(path, Exception):
                 raise path
+            if options.render and path.resolve() == options.render.resolve():
+                raise UserError(f"{path}: --render would write over this video itself; give another name")
             clips = VideoClips(path, *sizes, options.inference_stride, options.inference_crop, options.fps)
             evaluated = clips.evaluate(evaluate, mean_dataset, options.inference_batch_size)
             if options.features:

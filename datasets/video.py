@@ -192,9 +192,9 @@ def rgb_frame(frame, size):
 
 def _jpg_planes(frame, size):
     """Return Y, Cb and Cr of a frame, short side at `size` pixels, upright, in jpg's range and matrix."""
-    rotation = frame.rotation if frame.rotation in (90, -90, 180, -180) else 0
     width, height = scaled_size(frame.width, frame.height, size)
-    frame = frame.reformat(
+    return upright_planes(
+        frame,
         width,
         height,
         # Not yuv420p: older PyAV would hand a frame of that format back without stretching its range.
@@ -204,6 +204,12 @@ def _jpg_planes(frame, size):
         dst_colorspace="ITU601",  # the only matrix that jpg knows
         dst_color_range="JPEG",
     )
+
+
+def upright_planes(frame, *reformat_arguments, **reformat_options):
+    """Return the planes of a frame after its `reformat`, `[H, W] uint8`, turned as it is to be shown."""
+    rotation = frame.rotation if frame.rotation in (90, -90, 180, -180) else 0
+    frame = frame.reformat(*reformat_arguments, **reformat_options)
     return [_plane(plane, rotation) for plane in frame.planes]
 
 
