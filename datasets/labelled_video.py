@@ -72,7 +72,7 @@ def _draw(text, planes):
 @functools.lru_cache(maxsize=1)
 def _label(text, height, width):
     """Draw a line of text; return it as `[h, w] uint8`, white on black, no larger than a frame."""
-    wanted = size = max(8, height // 14)
+    wanted = size = max(12, height // 14)
     try:
         font = ImageFont.load_default(size)
     except (TypeError, ImportError, OSError):  # before Pillow 10.1 and without FreeType: one small font
@@ -81,7 +81,8 @@ def _label(text, height, width):
     text = " ".join(text.split())
     image = Image.new("L", (size * (len(text) + 1), 2 * size))
     ImageDraw.Draw(image).text((size // 2, size // 2), text, fill=255, font=font)
-    right = image.getbbox()[2] + size // 2
+    _, _, right, _ = image.getbbox() or (0, 0, size, 0)
+    right += size // 2
     scale = min(wanted / size, width / right, height / (2 * size))
     sides = max(1, round(right * scale)), max(1, round(2 * size * scale))
     return np.asarray(image.crop((0, 0, right, 2 * size)).resize(sides, Image.BILINEAR))

@@ -51,10 +51,11 @@ def reference_path():
 def run_script():
     """Return a function that runs a script of the root and gives `(exit code, stdout, stderr)`."""
 
-    def run(script, *arguments, cwd=ROOT, timeout=300, env=None):
+    def run(script, *arguments, cwd=ROOT, timeout=300, env=None, stdin=""):
         done = subprocess.run(
             [sys.executable, str(ROOT / script), *map(str, arguments)],
             cwd=cwd,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout,

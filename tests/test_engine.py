@@ -4,7 +4,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from model.engine import class_scores
+from model.engine import class_scores, clip_features
 from model.resnet3d import ResNet3D
 
 
@@ -29,3 +29,17 @@ def test_scores_equal_the_eager_networks_for_any_batch_and_size(options):
         # 3e-6 was seen for depth 50 at full width: another order of sums.
         assert np.abs(scores - expected).max() < 1e-5
         np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_features_are_the_vectors_before_fc():
+    paddle.seed(6)
+    net = ResNet3D(18, 6, resnet_widen_factor=0.25)
+    clips = paddle.randn((3, 3, 8, 40, 40))
+    features = clip_features(net)(clips)
+    assert not net.training and features.shape == (3, 128)
+    with paddle.no_grad():
+        logits = net(clips).numpy()
+    # Another order of sums, as above; these are not bounded by 1.
+    np.testing.assert_allclose(
+        features @ net.fc.weight.numpy() + net.fc.bias.numpy(), logits, atol=1e-5 * np.abs(logits).max()
+    )

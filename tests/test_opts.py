@@ -67,6 +67,35 @@ def test_a_bad_value_exits_with_2(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--timeline"], "--timeline is for --video"),
+        (["--json"], "--json is for --video"),
+        (["--render", "o.mp4"], "--render is for --video"),
+        (["--fps", "25"], "--fps is for --video"),
+        (["--video", "a", "b", "--render", "o.mp4"], "exactly one video"),
+        (["--video", "-", "--render", "o.mp4"], "exactly one video"),
+        (["--video", "a", "--render", "o.avi"], "o.avi does not end in .mp4"),
+        (["--video", "a", "--inference_no_average"], "--timeline gives"),
+        (["--video", "a", "--features", "o.npz", "--json"], "features only"),
+        (["--features", "o.npz", "--inference_no_average"], "clips and videos"),
+        (["--features", "o.txt"], "o.txt does not end in .npz"),
+        (["--video"], "expected at least one argument"),
+    ],
+)
+def test_options_that_contradict_each_other_exit_with_2(arguments, told, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        opts.test_options(arguments)
+    assert leaving.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_users_own_videos_start_from_the_root_too():
+    options = opts.test_options(["--root_path", "/data", "--video", "a.mp4", "/b.mp4", "-", "--timeline"])
+    assert options.video == [Path("/data/a.mp4"), Path("/b.mp4"), "-"]
+
+
 def test_relative_paths_start_from_the_root_and_absolute_ones_stay():
     options = opts.train_options(["--root_path", "/data", "--result_path", "/elsewhere"])
     assert options.video_path == Path("/data/dataset/UCF-101-jpg")

@@ -85,6 +85,18 @@ def test_two_processes_score_as_one_and_the_first_alone_writes(small_set, run_sc
         outputs.append(one)
     assert len(set(contents)) == 3 and len(json.loads(contents[0])["results"]) == 4
 
+    arguments = ["--n_threads", 0, "--inference_batch_size", 3, "--features"]
+    code, one, err = run_script("test.py", *arguments, "one.npz", cwd=small_set)
+    assert code == 0, err
+    code, two = launch("test.py", *arguments, "two.npz", cwd=small_set)
+    assert code == 0 and "two.npz: 4 videos, 12 clips" in two, two
+    with np.load(small_set / "one.npz") as expected, np.load(small_set / "two.npz") as found:
+        assert expected.files == found.files
+        for name in expected.files:
+            np.testing.assert_array_equal(found[name], expected[name])
+    code, out = launch("test.py", "--video", "x.avi", cwd=small_set)
+    assert code != 0 and "--video works in one process" in out
+
 
 def test_a_process_that_fails_ends_all_with_its_message(small_set):
     arguments = training("--batch_size", 2, "--n_epochs", 1)

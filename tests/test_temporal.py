@@ -1,11 +1,18 @@
 """Windows: equal to the reference's for many lengths, and sound for all."""
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
 from conftest import golden
 
-from datasets.temporal import center_window, even_windows, random_window, sliding_windows
+from datasets.temporal import (
+    center_window,
+    even_windows,
+    random_window,
+    sliding_windows,
+    streamed_windows,
+)
 
 GOLDEN = golden("temporal_windows.json")
 
@@ -109,3 +116,32 @@ def test_split_1_has_the_known_number_of_windows(reference_path):
     assert len(windows) == 3783
     assert sum(map(len, windows)) == 45307
     assert sum(len(set(of_video[-1])) < 16 for of_video in windows) == 3485
+
+
+@pytest.mark.parametrize("size", range(1, 7))
+def test_streamed_windows_are_the_sliding_ones(size):
+    for stride in range(1, 10):
+        for n_frames in range(1, 30):
+            frames = range(1, n_frames + 1)
+            assert list(streamed_windows(iter(frames), size, stride)) == list(
+                map(list, sliding_windows(frames, size, stride))
+            )
+
+
+@pytest.mark.parametrize("stride", [1, 3, 5, 8])
+def test_streamed_windows_hold_one_window_of_a_video_of_any_length(stride):
+    class Frame:
+        pass
+
+    alive, most = weakref.WeakSet(), 0
+
+    def frames():
+        for _ in range(500):
+            frame = Frame()
+            alive.add(frame)
+            yield frame
+
+    for window in streamed_windows(frames(), 5, stride):
+        assert len(window) == 5
+        most = max(most, len(alive))
+    assert 5 <= most <= 6  # this window, and the frame that came last
