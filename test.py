@@ -137,11 +137,9 @@ def result_of(video, scores, windows, labels, options):
 
 
 def main(options):
+    if options.video:
+        return own_videos(options)
     with Ranks() as ranks, contextlib.ExitStack() as held:
-        if options.video:
-            if ranks.n > 1:
-                raise UserError("--video works in one process; start test.py without the launcher")
-            return own_videos(options)
         subset = SUBSETS[options.inference_subset]
         annotation = read_annotation(options.annotation_path)
         videos, labels = annotation.videos[subset], annotation.labels
@@ -274,7 +272,9 @@ def save_features(net, expected, clips, labels, options, ranks):
 
 def own_videos(options):
     """Print the labels of the user's own videos, or write their features; one that fails stops no other."""
-    found = named_videos(options.video, options.root_path, sys.stdin.buffer)
+    if Ranks().n > 1:
+        raise UserError("--video works in one process; start test.py without the launcher")
+    found = named_videos(options.video, options.root_path, getattr(sys.stdin, "buffer", ()))
     if options.render:  # before the network is there
         found = list(found)
         if len(found) > 1:

@@ -55,7 +55,7 @@ def _stream(container, frame, rate):
 def _draw(text, planes):
     """Return an `av.VideoFrame` of the planes, with white text on a darkened ground at the upper left."""
     height, width = planes[0].shape
-    content = np.concatenate([plane.ravel() for plane in planes])  # a copy: the decoder's own are its memory
+    content = np.concatenate([plane.ravel() for plane in planes])  # a copy: they may be the decoder's memory
     if text is not None:
         label = _label(text, height, width)
         own_planes = np.split(content, np.cumsum([plane.size for plane in planes])[:-1])

@@ -28,11 +28,14 @@ def named_videos(named, root_path, lines):
             listed = (root_path / os.fsdecode(line.rstrip(b"\r\n")) for line in lines if line.strip())
         else:
             listed = [path]
+        each = None
         for each in listed:
             try:
                 yield from _videos_at(each)
             except (UserError, OSError) as error:
                 yield error
+        if each is None:
+            yield UserError("no path on stdin")
 
 
 def _videos_at(path):

@@ -12,11 +12,11 @@ from datasets.labelled_video import write_labelled_video
 from datasets.video import read_frames
 
 
-def write_grey(path, n_frames, height, width, level=200):
+def write_grey(path, n_frames, height, width, level=200, pix_fmt="yuv420p"):
     """Write a video without losses, of one grey."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         for i in range(n_frames):
             frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), level, np.uint8), format="rgb24")
             frame.pts, frame.time_base = i, Fraction(1, 25)
@@ -34,10 +34,11 @@ def labelled(path, labels, fps=None):
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_a_label_is_legible_on_any_ground_in_its_frames_alone(tmp_path, level):
-    path = write_grey(tmp_path / "v.mkv", 12, 120, 160, level)
-    # Every frame twice: what is drawn into one copy is not in the other.
+    # Every frame twice: what is drawn into one copy is not in the other. Rows of 256 samples have no
+    # margin in the decoder's memory, so that older PyAV hands them out as they are.
+    path = write_grey(tmp_path / "v.mkv", 12, 128, 256, level)
     frames = labelled(path, ["Jump 0.97"] * 7 + [None] * 10 + ["run"] * 7, fps=50)
-    assert len(frames) == 24 and frames[0].shape == (120, 160, 3)
+    assert len(frames) == 24 and frames[0].shape == (128, 256, 3)
     for i, frame in enumerate(frames):
         place = frame[:20, :40]
         if 7 <= i < 17:
@@ -51,7 +52,7 @@ def test_a_label_is_legible_on_any_ground_in_its_frames_alone(tmp_path, level):
 
 def test_odd_and_tiny_sides_become_even(tmp_path):
     for height, width in ((33, 45), (1, 1), (3, 200), (200, 3)):
-        path = write_grey(tmp_path / f"{height}.mkv", 2, height, width)
+        path = write_grey(tmp_path / f"{height}.mkv", 2, height, width, pix_fmt="yuv444p")
         frames = labelled(path, ["A long name of a class 0.97", None])
         assert [frame.shape for frame in frames] == [(height + height % 2, width + width % 2, 3)] * 2
 

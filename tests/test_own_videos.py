@@ -12,6 +12,7 @@ from PIL import Image
 
 from datasets.temporal import sliding_windows
 from datasets.video import read_frames, rgb_frame
+from datasets.video_clips import named_videos
 from model.checkpoint import load_network, save_checkpoint
 from model.resnet3d import ResNet3D
 from model.weights import weights_of
@@ -84,6 +85,11 @@ def test_a_folder_of_videos_is_labelled_in_order_and_a_broken_one_stops_no_other
         for item in result["timeline"]:
             covers = [any(number // 25 == item["second"] for number in window) for window in windows]
             assert_labels([item], scores[covers].mean(axis=0))
+
+
+def test_an_empty_list_is_an_error(root):
+    (error,) = named_videos(["-"], root, [b"\n"])
+    assert str(error) == "no path on stdin"
 
 
 def assert_labels(items, scores):
