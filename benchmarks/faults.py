@@ -168,7 +168,10 @@ def tree_products(folder):
 
 def file_products(folder):
     """Return the content of every file of `test.py` and `eval_accuracy.py` but locks and journals."""
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
+    products = {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
+    if "val_run.json" in products:  # its options name the folder
+        products["val_run.json"] = {**json.loads(products["val_run.json"]), "options": None}
+    return products
 
 
 def whole_checkpoints(folder, _):
