@@ -18,8 +18,9 @@ class DiskFull(UserError):
     """A file did not fit on its disk."""
 
     def __init__(self, path, n_bytes, reason):
+        needed = f"{n_bytes:,} bytes are needed, " if n_bytes else ""
         super().__init__(
-            f"{path}: {reason}; {n_bytes:,} bytes are needed, nothing was replaced; "
+            f"{path}: {reason}; {needed}nothing was replaced; "
             "free some space and run the same command again"
         )
 
@@ -38,20 +39,29 @@ def write_file(path, content):
 
     Raises DiskFull with the file's name and size.
     """
-    path = Path(path)
     content = content.encode() if isinstance(content, str) else content
+    with whole_file(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def whole_file(path, n_bytes=None):
+    """Yield a path beside a file's, to write to; where that ends well it becomes the file, else it goes.
+
+    Raises DiskFull with the file's name and, where it is known, its size.
+    """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in DISK_FULL:
-            raise DiskFull(path, len(content), error.strerror) from None
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise DiskFull(path, n_bytes, error.strerror) from None
         raise
 
 

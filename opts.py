@@ -21,6 +21,10 @@ for _noise in ("No ccache found", "When training, we now always track global mea
     warnings.filterwarnings("ignore", message=_noise)
 
 
+# Files with these endings count as the videos of a folder.
+VIDEO_SUFFIXES = tuple(".avi .mp4 .m4v .mov .mkv .webm .mpg .mpeg .wmv .flv .3gp .ts .mts .ogv".split())
+
+
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what, where and how. Takes one string."""
 
@@ -38,13 +42,23 @@ def run(main, *args):
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)
+    except BrokenPipeError:  # who read the results has enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def one_line(error):
+    """Return what a UserError or an OSError tells the user; raise an OSError that is of no file."""
+    if isinstance(error, UserError):
+        return str(error)
+    if error.filename is None:
+        raise error
+    return f"{error.filename}: {error.strerror}"
 
 
 class Stopped(Exception):
@@ -83,6 +97,11 @@ class StopSignals:
 def note(text):
     """Tell the user on stderr, once for each text, what the script does on its own."""
     print(f"note: {text}", file=sys.stderr)
+
+
+def shown(text):
+    """Return a name as one line that every terminal can show, whatever bytes it is of."""
+    return text if text.isprintable() else repr(text)
 
 
 def progress_bar(**options):
@@ -151,6 +170,19 @@ def _ft_begin_module(text):
     return text
 
 
+def _video(text):
+    return text if text == "-" else Path(text)
+
+
+def _file(suffix):
+    def parse(text):
+        if not text.endswith(suffix):
+            raise argparse.ArgumentTypeError(f"{text} does not end in {suffix}")
+        return Path(text)
+
+    return parse
+
+
 # Groups --------------------------------------------------------------------------------------
 
 
@@ -170,6 +202,8 @@ class _Parser(argparse.ArgumentParser):
         for name, value in vars(options).items():
             if isinstance(value, Path) and name != "root_path":
                 setattr(options, name, options.root_path / value)
+            elif isinstance(value, list):
+                setattr(options, name, [options.root_path / v if isinstance(v, Path) else v for v in value])
         return options
 
 
@@ -500,6 +534,8 @@ def test_options(argv=None):
         "Score every video of a subset: softmax of each clip, averaged over the video.",
         "  python test.py\n"
         "  python test.py --resume_path results/save_20.pdparams\n"
+        "  python test.py --video clip.mp4 --timeline --render labelled.mp4\n"
+        "  python test.py --features features.npz\n"
         "  python -m paddle.distributed.launch --gpus 0,1,2,3 test.py",
     )
     _root(parser)
@@ -531,7 +567,56 @@ def test_options(argv=None):
         help="subset to score; names the file written, <result_path>/val.json",
     )
     add("--output_topk", type=_count, default=5, help="labels written for each video")
-    return parser.parse(argv)
+    add(
+        "--features",
+        type=_file(".npz"),
+        metavar="OUT.npz",
+        help="write the vector before fc of each clip and each video to this file, and nothing else",
+    )
+    _own_videos(parser)
+    options = parser.parse(argv)
+    for_videos = ("timeline", "json", "render", "fps")
+    if options.video is None:
+        without = [f"--{name}" for name in for_videos if getattr(options, name)]
+        if without:
+            parser.error(f"{without[0]} is for --video")
+    elif options.inference_no_average:
+        parser.error("--inference_no_average is not for --video; --timeline gives the course of a video")
+    elif options.render and (len(options.video) > 1 or "-" in options.video):
+        parser.error("--render writes one file: give it exactly one video")
+    elif options.features and (options.timeline or options.json or options.render):
+        parser.error("--features writes features only: no --timeline, --json or --render with it")
+    if options.features and options.inference_no_average:
+        parser.error("--features writes the vectors of clips and videos: no --inference_no_average with it")
+    return options
+
+
+def _own_videos(parser):
+    add = parser.add_argument_group(
+        "your own videos", "labelled straight from the files: no frames on disk, no annotation"
+    ).add_argument
+    add(
+        "--video",
+        type=_video,
+        nargs="+",
+        metavar="PATH",
+        help="print the best labels of these: video files; folders, with all files in them and below that "
+        f"end in {' '.join(VIDEO_SUFFIXES)} and are not hidden; - for a list on stdin, a path a line. "
+        "A name that begins with a dash is ./-name",
+    )
+    add("--timeline", action="store_true", help="also the best label of each second")
+    add("--json", action="store_true", help="print a line of JSON for each video")
+    add(
+        "--render",
+        type=_file(".mp4"),
+        metavar="OUT.mp4",
+        help="also write the video, one alone, with its best label at each time drawn in; without sound",
+    )
+    add(
+        "--fps",
+        type=_number(float, 0, above=True),
+        help="frames a second, as in stage 1; default: the video's own",
+    )
 
 
 def eval_options(argv=None):

@@ -6,13 +6,20 @@ reads results/best.pdparams and writes results/val.json with the five best label
 video, and prints clip accuracy and video accuracy side by side. The checkpoint decides network,
 clip size, normalisation and class names. Run again after a kill, it goes on behind the last finished
 video. On several GPUs: `python -m paddle.distributed.launch --gpus 0,1,2,3 test.py`.
+
+    python test.py --video clip.mp4
+    python test.py --features features.npz
+
+The first prints the five best labels of videos of your own, straight from their files; the second
+writes the pooled vectors before fc instead of scores.
 """
 import contextlib
 import itertools
 import json
+import sys
 import zlib
 
-from opts import UserError, note, progress_bar, run, test_options
+from opts import UserError, note, one_line, progress_bar, run, test_options
 
 if __name__ == "__main__":
     OPTIONS = test_options()  # before Paddle, so that --help answers at once
@@ -22,10 +29,14 @@ import paddle
 
 from datasets.annotation import read_annotation
 from datasets.clips import ClipLoader, WindowClips, normalise, reader_failures
+from datasets.features import features_bytes, write_features
 from datasets.frames import check_frames
-from disk import Journal, only_run, write_file
-from model.checkpoint import load_network
-from model.engine import class_scores, prepare_device
+from datasets.labelled_video import write_labelled_video
+from datasets.video_clips import VideoClips, named_videos
+from datasets.video_labels import label_video, result_lines, top_labels
+from disk import Journal, only_run, require_space, write_file
+from model.checkpoint import DEFAULT_INPUT, load_network
+from model.engine import class_scores, clip_features, prepare_device
 from model.ranks import Ranks
 
 SUBSETS = {"train": "training", "val": "validation", "test": "testing"}
@@ -50,30 +61,24 @@ def require_classes(path, facts, labels):
         )
 
 
-def top_labels(scores, labels, k):
-    """Return the `k` best labels of one row of scores, best first, as val.json holds them."""
-    best = np.argsort(-scores, kind="stable")[:k]
-    return [{"label": labels[i], "score": float(scores[i])} for i in best]
-
-
-def score_clips(scores_of, clips, batches, n_classes, options, expected, ranks):
-    """Yield `(video index, scores [n_classes] float32)` for every clip of the batches, in their order.
+def evaluate_clips(evaluate, clips, batches, n_values, options, expected, ranks):
+    """Yield `(video index, values [n_values] float32)` for every clip of the batches, in their order.
 
     The ranks take whole batches in turn, so that a clip's batch, and with it the last bit of its
-    scores, is the same for any number of ranks; all of them get all scores.
+    values, is the same for any number of ranks; all of them get all values.
     """
     n_rounds = -(-len(batches) // ranks.n)
     loader = ClipLoader(clips, ranks.part(batches), options.n_threads, note, ranks.n_on_this_machine)
-    table = np.zeros((max(map(len, batches), default=0), n_classes), np.float32)
+    table = np.zeros((max(map(len, batches), default=0), n_values), np.float32)
     bar = progress_bar(total=sum(map(len, batches)), unit="clip", desc="test", disable=not ranks.is_first)
     with bar, contextlib.closing(iter(loader)) as own_batches:
         for i in range(n_rounds):
             batch = next(own_batches, None)  # in the last round, some ranks may have none
             if batch is not None:
-                table[: len(batch[1])] = scores_of(normalise(batch[0], expected["mean_dataset"]))
+                table[: len(batch[1])] = evaluate(normalise(batch[0], expected["mean_dataset"]))
             tables = ranks.gather(paddle.to_tensor(table))
-            for keys, scores in zip(batches[i * ranks.n :], tables):
-                yield from zip((clips.windows[key][0] for key in keys), scores.numpy())
+            for keys, values in zip(batches[i * ranks.n :], tables):
+                yield from zip((clips.windows[key][0] for key in keys), values.numpy())
                 bar.update(len(keys))
 
 
@@ -121,6 +126,10 @@ def result_of(video, scores, windows, labels, options):
 
 def main(options):
     with Ranks() as ranks, contextlib.ExitStack() as held:
+        if options.video:
+            if ranks.n > 1:
+                raise UserError("--video works in one process; start test.py without the launcher")
+            return own_videos(options)
         subset = SUBSETS[options.inference_subset]
         annotation = read_annotation(options.annotation_path)
         videos, labels = annotation.videos[subset], annotation.labels
@@ -148,12 +157,14 @@ def main(options):
             "n_clips": len(clips),
         }
         ranks.require_same("the checkpoint, the annotation or the options", run_facts)
+        held.enter_context(reader_failures())
+        if options.features:
+            return save_features(net, expected, clips, labels, options, ranks)
         journal = None
         if ranks.is_first:
             held.enter_context(only_run(options.result_path / f".{options.inference_subset}.lock"))
             journal = open_journal(options.result_path / f".{options.inference_subset}.jsonl", run_facts)
             held.callback(journal.flush)
-        held.enter_context(reader_failures())
         score_videos(net, expected, clips, labels, options, ranks, journal)
         if ranks.is_first:
             write_results(journal, videos, len(clips), options)
@@ -169,7 +180,7 @@ def score_videos(net, expected, clips, labels, options, ranks, journal):
         return
     windows = (clips.windows[key][1] for keys in batches for key in keys)
     scores_of = class_scores(net, ranks.n_on_this_machine)
-    scored = score_clips(scores_of, clips, batches, len(labels), options, expected, ranks)
+    scored = evaluate_clips(scores_of, clips, batches, len(labels), options, expected, ranks)
     # The clips of a video follow each other, so that only one video's scores are held at a time.
     with contextlib.closing(scored):
         for index, group in itertools.groupby(zip(scored, windows), key=lambda item: item[0][0]):
@@ -193,6 +204,80 @@ def write_results(journal, videos, n_clips, options):
         f"clip accuracy {sum(entry['n_correct_clips'] for entry in done) / n_clips:.4f}, "
         f"video accuracy {sum(entry['is_correct'] for entry in done) / len(done):.4f}"
     )
+
+
+def save_features(net, expected, clips, labels, options, ranks):
+    """Write the features of every clip of the subset, on the first rank."""
+    n_features = net.fc.weight.shape[0]
+    if ranks.is_first:
+        n_bytes = features_bytes(len(clips), len(clips.videos), n_features)
+        require_space(options.features, n_bytes, 1, f"the features of {len(clips)} clips")
+    batches = clips.batches(options.inference_batch_size)
+    evaluate = clip_features(net, ranks.n_on_this_machine)
+    evaluated = evaluate_clips(evaluate, clips, batches, n_features, options, expected, ranks)
+    rows = np.zeros((len(clips), n_features), np.float32)  # takes memory where it is written to
+    with contextlib.closing(evaluated):
+        for i, (_, row) in enumerate(evaluated):
+            if ranks.is_first:
+                rows[i] = row
+    if ranks.is_first:
+        clip_video, windows = zip(*clips.windows)
+        names, classes = [video.name for video in clips.videos], [video.label for video in clips.videos]
+        write_features(options.features, rows, clip_video, windows, names, classes, labels)
+        print(f"{options.features}: {len(names)} videos, {len(rows)} clips, {n_features} features of each")
+
+
+def own_videos(options):
+    """Print the labels of the user's own videos, or write their features; one that fails stops no other."""
+    found = named_videos(options.video, options.root_path, sys.stdin.buffer)
+    if options.render:  # before the network is there
+        found = list(found)
+        if len(found) > 1:
+            raise UserError(
+                f"{options.render}: one file, and {len(found)} videos in {options.video[0]}; "
+                "give --render one of them"
+            )
+    prepare_device()
+    net, facts = load_network(options.resume_path)
+    class_names = facts["class_names"]
+    if class_names is None and not options.features:
+        note(f"{options.resume_path}: has no class names; its classes are given by number, from 0")
+        class_names = [f"class {label}" for label in range(facts["model"]["n_classes"])]
+    evaluate = clip_features(net) if options.features else class_scores(net)
+    *sizes, mean_dataset = (facts["input"][name] for name in DEFAULT_INPUT)
+    names, clip_video, windows, rows, n_failed = [], [], [], [], 0
+    for path in found:
+        try:
+            if isinstance(path, Exception):
+                raise path
+            clips = VideoClips(path, *sizes, options.inference_stride, options.inference_crop, options.fps)
+            evaluated = clips.evaluate(evaluate, mean_dataset, options.inference_batch_size)
+            if options.features:
+                clip_windows, clip_rows = zip(*evaluated)
+            else:
+                result, frame_labels = label_video(
+                    clips, evaluated, class_names, options.output_topk, options.timeline, bool(options.render)
+                )
+        except (UserError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            n_failed += 1
+            continue
+        if options.features:
+            clip_video += [len(names)] * len(clip_rows)
+            names.append(str(path))
+            windows += clip_windows
+            rows += clip_rows
+            continue
+        print(json.dumps(result) if options.json else "\n".join(result_lines(result)), flush=True)
+        if options.render:
+            texts = [item and f"{item['label']} {item['score']:.2f}" for item in frame_labels]
+            write_labelled_video(path, options.render, texts, clips.rate, options.fps)
+            note(f"{options.render}: written, {len(texts)} frames")
+    if names:
+        write_features(options.features, np.stack(rows), clip_video, windows, names, class_names=class_names)
+        print(f"{options.features}: {len(names)} videos, {len(rows)} clips, {len(rows[0])} features of each")
+    if n_failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

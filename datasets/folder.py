@@ -8,19 +8,18 @@ import re
 from collections import Counter
 
 from datasets.annotation import is_safe_name
-from opts import UserError, note
+from opts import VIDEO_SUFFIXES, UserError, note, shown
 
-SUFFIXES = tuple(".avi .mp4 .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .3gp .ogv".split())
 # UCF-101's file names, v_<Name>_g<group>_c<clip>, which others follow.
 GROUP = re.compile(r"_g(\d+)_c\d+$")
 
 
 def listed(names):
     """Return the first three names, and dots for more."""
-    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+    return ", ".join(shown(str(name)) for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def find_videos(videos_path, suffixes=SUFFIXES):
+def find_videos(videos_path, suffixes=VIDEO_SUFFIXES):
     """Return the video files `<videos_path>/<Class>/<video><suffix>`, in order, as a list of paths.
 
     Notes how many other files there are, with the first three. Raises UserError where the folder is
@@ -49,7 +48,7 @@ def find_videos(videos_path, suffixes=SUFFIXES):
                 elif path.suffix.lower() in suffixes:
                     paths.append(path)
                 else:
-                    leave_out("folders in a class" if path.is_dir() else f"not {' '.join(suffixes)}", path)
+                    leave_out("folders in a class" if path.is_dir() else f"not of a {kinds} suffix", path)
             if len(paths) == n_before:
                 leave_out(f"classes without {kinds} file", folder)
     for why, names in left_out.items():

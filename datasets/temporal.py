@@ -9,6 +9,7 @@ stride 1. Differs: the reference's even and sliding windows ignore `--sample_t_s
 every frame; here all windows are taken from the subsampled frames (`frames[::sample_t_stride]`).
 """
 import math
+from collections import deque
 
 
 def _loop(window, size):
@@ -57,3 +58,18 @@ def even_windows(frames, size, n_windows):
 def sliding_windows(frames, size, stride):
     """Cut a window every `stride` frames over the whole video. Reference: `SlidingWindow`."""
     return _windows(frames, range(0, len(frames), stride), size)
+
+
+def streamed_windows(frames, size, stride):
+    """Yield the windows of `sliding_windows` from frames that come one by one; keep one window of them."""
+    kept, start = deque(), 0  # the frames from `start` on, where the open window begins
+    for number, frame in enumerate(frames):
+        if number >= start:
+            kept.append(frame)
+        if number == start + size - 1:
+            yield list(kept)
+            start += stride
+            for _ in range(min(stride, size)):
+                kept.popleft()
+    if kept:
+        yield _loop(list(kept), size)

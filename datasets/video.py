@@ -1,4 +1,4 @@
-"""Decode a video file to the frames that ffmpeg would write, and encode them as jpg.
+"""Decode a video file to the frames that ffmpeg would write, and give them as jpg or as pixels.
 
 The published annotations count frames as `ffmpeg -i video image_%05d.jpg` writes them: at a
 constant rate, repeating or dropping frames where the time stamps ask for it. PyAV, which is
@@ -12,6 +12,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from opts import UserError
 
@@ -32,7 +33,7 @@ def read_frames(path, fps=None):
     cut_short = _riff_shortfall(path)
     n_decoded = 0
     try:
-        with av.open(str(path), **_LENIENT) as container:
+        with _open(path) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: no video stream")
             stream = container.streams.video[0]
@@ -67,6 +68,10 @@ def read_frames(path, fps=None):
         raise UserError(f"{path}: cut short: {n_decoded} frames decode, the header claims {n_claimed}")
 
 
+def _open(path):
+    return av.open(f"file:{path}", **_LENIENT)  # else ffmpeg takes the 12 of "12:30.mp4" for a protocol
+
+
 def _riff_shortfall(path):
     """Tell how an AVI file is shorter than its own header says, which ffmpeg would read as if whole.
 
@@ -87,13 +92,19 @@ def _riff_shortfall(path):
 def claimed_frames(path, fps=None):
     """Return how many frames a video's header claims, at its own rate or at `fps`; 0 if it claims none."""
     try:
-        with av.open(str(path), **_LENIENT) as container:
+        with _open(path) as container:
             stream = container.streams.video[0]
             if stream.frames and not fps:
                 return stream.frames
             return round((container.duration or 0) / av.time_base * (fps or stream.guessed_rate or 0))
     except (av.FFmpegError, UnicodeDecodeError, IndexError):
         return 0
+
+
+def frame_rate(path):
+    """Return the own rate of a video that `read_frames` reads, a Fraction of frames a second."""
+    with _open(path) as container:
+        return Fraction(container.streams.video[0].guessed_rate)
 
 
 def _with_times(container, stream, period):
@@ -159,6 +170,28 @@ def encode_frame(frame, size, quality):
     The planes go from the video to the jpg as they are, scaled to jpg's full range by swscale: no
     trip through RGB, and the same samples that ffmpeg hands to its own encoder.
     """
+    planes = _jpg_planes(frame, size)
+    return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality, fastdct=False)
+
+
+def rgb_frame(frame, size):
+    """Return `[H, W, 3] uint8 RGB`: the pixels of `encode_frame`'s jpg, if a jpg lost nothing.
+
+    Measured against quality 100, the mean difference is 0.1 to 0.3 levels and without a bias; swscale's
+    own way to RGB is 0.6 to 0.9 darker.
+    """
+    y, *chroma = _jpg_planes(frame, size)
+    height, width = y.shape
+    # Twice the size with a triangle filter, as libjpeg does.
+    cb, cr = (Image.fromarray(c).resize((2 * c.shape[1], 2 * c.shape[0]), Image.BILINEAR) for c in chroma)
+    cb, cr = (np.asarray(c, np.float32)[:height, :width] - 128 for c in (cb, cr))
+    y = y + np.float32(0.5)  # turns the truncation below into rounding
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
+    return rgb.clip(0, 255).astype(np.uint8)
+
+
+def _jpg_planes(frame, size):
+    """Return Y, Cb and Cr of a frame, short side at `size` pixels, upright, in jpg's range and matrix."""
     rotation = frame.rotation if frame.rotation in (90, -90, 180, -180) else 0
     width, height = scaled_size(frame.width, frame.height, size)
     frame = frame.reformat(
@@ -171,8 +204,7 @@ def encode_frame(frame, size, quality):
         dst_colorspace="ITU601",  # the only matrix that jpg knows
         dst_color_range="JPEG",
     )
-    planes = [_plane(plane, rotation) for plane in frame.planes]
-    return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality, fastdct=False)
+    return [_plane(plane, rotation) for plane in frame.planes]
 
 
 def _plane(plane, rotation):

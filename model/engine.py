@@ -38,21 +38,41 @@ class _Scores(paddle.nn.Layer):
         return F.softmax(self.net(clips), axis=1)
 
 
+class _Features(paddle.nn.Layer):
+    """The network without its fc, as one graph."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, clips):
+        return self.net.features(clips)
+
+
 def class_scores(net, n_sharing=1):
     """Return a function from clips `[N, 3, T, H, W]` float32 Tensor to scores `[N, n_classes]`.
 
     The scores are a float32 array and each row sums to 1. The network is put in eval mode.
     `n_sharing` processes share the cores of a CPU.
     """
-    net.eval()
+    return _evaluator(_Scores(net), n_sharing)
+
+
+def clip_features(net, n_sharing=1):
+    """Return a function from clips to their pooled vectors before fc, `[N, C]`; else as `class_scores`."""
+    return _evaluator(_Features(net), n_sharing)
+
+
+def _evaluator(layer, n_sharing):
+    layer.eval()
     if paddle.get_device() == "cpu":
-        return _onednn_scores(net, max(1, n_cpu_threads() // n_sharing))
+        return _onednn_evaluator(layer, max(1, n_cpu_threads() // n_sharing))
 
-    def scores(clips):
+    def evaluate(clips):
         with paddle.no_grad():
-            return F.softmax(net(clips), axis=1).numpy()
+            return layer(clips).numpy()
 
-    return scores
+    return evaluate
 
 
 @contextlib.contextmanager
@@ -98,8 +118,8 @@ def load_inference_model(graph_path, n_threads):
     return run
 
 
-def _onednn_scores(net, n_threads):
-    """Compile the network for oneDNN: many times the speed of eager Conv3D on a CPU."""
-    with inference_model(_Scores(net)) as graph_path:
+def _onednn_evaluator(layer, n_threads):
+    """Compile a graph for oneDNN: many times the speed of eager Conv3D on a CPU."""
+    with inference_model(layer) as graph_path:
         run = load_inference_model(graph_path, n_threads)
     return lambda clips: run(clips.numpy())

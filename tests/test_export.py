@@ -55,6 +55,7 @@ def assert_same_logits(run, net):
         clips = np.random.default_rng(0).standard_normal(shape, np.float32)
         with paddle.no_grad():
             expected = net(paddle.to_tensor(clips)).numpy()
+        assert np.ptp(expected) > 0.01  # no network that is dead
         # Other orders of sums; 3.3e-6 was seen, for depth 50.
         assert np.abs(run(clips) - expected).max() <= 2e-5 * np.abs(expected).max()
 

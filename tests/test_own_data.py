@@ -36,7 +36,7 @@ def test_own_videos_go_all_the_way_to_the_accuracy(my_videos, run_script):
     root = my_videos.parent
     code, out, err = generate(run_script, my_videos, "--split_by", r"^(p\d)", "--val_fraction", 0.3)
     assert code == 0, err
-    assert "note: my_videos: 1 left out, not .avi .mp4" in err and "MoveUp/notes.txt" in err
+    assert "note: my_videos: 1 left out, not of a video suffix: MoveUp/notes.txt" in err
     assert out == (
         "my_jpg: 24 videos, 4 classes, 576 frames\n"
         "my_jpg.json: 16 training, 8 validation videos\n"
