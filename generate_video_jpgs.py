@@ -142,7 +142,7 @@ def require_videos(damaged, paths):
 def write_annotation(path, paths, n_frames, subset_of):
     """Write the annotation file of a split, `{video: subset}`; return its `{subset: [Video]}`.
 
-    Notes videos that were in another subset before: a network may know them already.
+    Notes videos that were in another subset before.
     """
     labels = folder.class_labels(path.parent.name for path in paths)
     label_of = {name: label for label, name in enumerate(labels)}
@@ -156,7 +156,8 @@ def write_annotation(path, paths, n_frames, subset_of):
         for subset, members in read_annotation(path).videos.items():
             moved += [video.name for video in members if subset_of.get(video.name, subset) != subset]
     if moved:
-        note(f"{path}: {len(moved)} videos change their subset: {folder.listed(moved)}")
+        text = "videos change their subset, and networks trained before may know them"
+        note(f"{path}: {len(moved)} {text}: {folder.listed(moved)}")
     write_file(path, annotation_json(labels, videos))
     return videos
 

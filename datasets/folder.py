@@ -37,22 +37,23 @@ def find_videos(videos_path, suffixes=VIDEO_SUFFIXES):
 
     for folder in sorted(videos_path.iterdir()):
         if folder.name.startswith("."):
-            leave_out("hidden", folder)
+            leave_out("hidden entries left out", folder)
         elif not folder.is_dir():
-            leave_out("in no class folder", folder)
+            leave_out("files in no class folder left out", folder)
         else:
             n_before = len(paths)
             for path in sorted(folder.iterdir()):
                 if path.name.startswith("."):
-                    leave_out("hidden", path)
+                    leave_out("hidden entries left out", path)
                 elif path.suffix.lower() in suffixes:
                     paths.append(path)
                 else:
-                    leave_out("folders in a class" if path.is_dir() else f"not of a {kinds} suffix", path)
+                    what = "folders in a class" if path.is_dir() else f"files of no {kinds} suffix"
+                    leave_out(f"{what} left out", path)
             if len(paths) == n_before:
-                leave_out(f"classes without {kinds} file", folder)
+                leave_out(f"class folders without {kinds} files", folder)
     for why, names in left_out.items():
-        note(f"{videos_path}: {len(names)} left out, {why}: {listed(names)}")
+        note(f"{videos_path}: {len(names)} {why}: {listed(names)}")
     if not paths:
         raise UserError(f"{videos_path}: no {kinds} file in a class folder; {expected}")
     seen = {}

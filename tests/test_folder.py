@@ -36,11 +36,11 @@ def test_videos_of_many_kinds_are_found_and_all_else_is_told(tmp_path, capsys):
     assert [str(path.relative_to(tmp_path)) for path in find_videos(tmp_path)] == videos
     notes = {line.partition(f"{tmp_path}: ")[2] for line in capsys.readouterr().err.splitlines()}
     assert notes == {
-        "3 left out, hidden: .git, Run/.DS_Store, Run/._a.mp4",
-        "1 left out, in no class folder: top.mp4",
-        "1 left out, folders in a class: Run/deep",
-        "5 left out, not of a video suffix: Run/0.txt, Run/1.txt, Run/2.txt, ...",
-        "1 left out, classes without video file: Empty",
+        "3 hidden entries left out: .git, Run/.DS_Store, Run/._a.mp4",
+        "1 files in no class folder left out: top.mp4",
+        "1 folders in a class left out: Run/deep",
+        "5 files of no video suffix left out: Run/0.txt, Run/1.txt, Run/2.txt, ...",
+        "1 class folders without video files: Empty",
     }
 
 

@@ -36,7 +36,7 @@ def test_own_videos_go_all_the_way_to_the_accuracy(my_videos, run_script):
     root = my_videos.parent
     code, out, err = generate(run_script, my_videos, "--split_by", r"^(p\d)", "--val_fraction", 0.3)
     assert code == 0, err
-    assert "note: my_videos: 1 left out, not of a video suffix: MoveUp/notes.txt" in err
+    assert "note: my_videos: 1 files of no video suffix left out: MoveUp/notes.txt\n" in err
     assert out == (
         "my_jpg: 24 videos, 4 classes, 576 frames\n"
         "my_jpg.json: 16 training, 8 validation videos\n"
@@ -78,7 +78,7 @@ def test_a_check_and_a_repair_hold_for_own_videos_and_a_changed_split_is_told(my
     assert code == 0, err
     after = subsets_in(root / "my_jpg.json")
     n_moved = sum(before[name] != after[name] for name in before)
-    assert f"note: my_jpg.json: {n_moved} videos change their subset: " in err and n_moved > 0
+    assert f"note: my_jpg.json: {n_moved} videos change their subset, and" in err and n_moved > 0
 
 
 @pytest.mark.parametrize(
