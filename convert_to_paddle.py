@@ -21,7 +21,7 @@ import numpy as np
 import paddle
 
 from datasets.clips import MEANS
-from disk import write_file, write_folder
+from disk import DiskFull, write_file, write_folder
 from model.checkpoint import DEFAULT_INPUT, load_network, save_checkpoint
 from model.engine import prepare_device
 from model.export import card_of, inference_files, onnx_model, reference_options, require_onnx_packages
@@ -234,9 +234,9 @@ def main(options):
         else:
             from_paddle(options.to, source, target, not options.no_verify)
     except UserError as error:
-        text = str(error)
-        named = text.startswith((str(source), str(target)))
-        raise UserError(text if named else f"{source}: {text}") from None
+        if isinstance(error, DiskFull) or str(error).startswith((str(source), str(target))):
+            raise
+        raise UserError(f"{source}: {error}") from None
     files = [path for path in (target, *target.glob("*")) if path.is_file()]
     print(f"{target}: {sum(path.stat().st_size for path in files) / 1e6:,.0f} MB")
 

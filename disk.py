@@ -90,9 +90,9 @@ def write_folder(path, contents):
 
 
 def remove_temporaries(folder):
-    """Delete what killed runs left of `write_file` in a folder; for its owner alone (`only_run`)."""
+    """Delete what killed runs left of files and folders being written; for the owner alone (`only_run`)."""
     for path in Path(folder).glob(".*.tmp"):
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class Journal:

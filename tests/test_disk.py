@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 import disk
-from disk import Journal, only_run, require_space, write_file
+from disk import Journal, only_run, remove_temporaries, require_space, write_file, write_folder
 from opts import UserError
 
 
@@ -48,6 +48,35 @@ def test_a_full_disk_leaves_the_previous_content_and_names_file_and_bytes(tmp_pa
     out, err = python(code, path).communicate(timeout=60)
     assert err == "" and out.startswith(f"{path}: ") and "12,345 bytes" in out and out.count("\n") == 1
     assert path.read_bytes() == b"previous" and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_folder_is_written_whole_and_takes_the_place_of_an_earlier_one_alone(tmp_path):
+    path = tmp_path / "new" / "model"
+    write_folder(path, {"a.txt": "é", "b.bin": b"old"})
+    write_folder(path, {"a.txt": "new", "b.bin": b"new"})
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == {"a.txt": b"new", "b.bin": b"new"}
+    (path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="model: holds mine.txt, which this script did not write"):
+        write_folder(path, {"a.txt": "newer", "b.bin": b"newer"})
+    assert (path / "a.txt").read_text() == "new" and os.listdir(path.parent) == ["model"]
+
+
+def test_a_full_disk_leaves_the_previous_folder(tmp_path):
+    write_folder(tmp_path / "model", {"a.bin": b"previous"})
+    code = FULL + "import disk\ntry: disk.write_folder(path, {'a.bin': b'', 'b.bin': bytes(12345)})\n"
+    code += "except UserError as error: print(error)"
+    out, err = python(code, tmp_path / "model").communicate(timeout=60)
+    assert err == "" and "12,345 bytes" in out and out.count("\n") == 1
+    assert os.listdir(tmp_path) == ["model"] and (tmp_path / "model/a.bin").read_bytes() == b"previous"
+
+
+def test_what_killed_runs_left_of_files_and_folders_is_removed(tmp_path):
+    (tmp_path / ".a.json.7.tmp").touch()
+    (tmp_path / ".model.7.tmp").mkdir()
+    (tmp_path / ".model.7.tmp/a.bin").touch()
+    (tmp_path / "a.tmp").touch()
+    remove_temporaries(tmp_path)
+    assert os.listdir(tmp_path) == ["a.tmp"]
 
 
 def test_another_error_of_the_disk_keeps_its_kind(tmp_path):
