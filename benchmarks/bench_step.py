@@ -6,7 +6,8 @@ layer4 and fc are trained: forward, loss, backward and SGD with momentum, on a r
 the default, where the frozen part's BatchNorms are in train mode, as in the reference; and --freeze_bn,
 where they are in eval mode, in PyTorch under no_grad. Each way has a process of its own with all cores;
 PyTorch gets channels_last_3d where that is faster for it. The floor of --freeze_bn is its frozen part
-alone: one forward pass through oneDNN.
+alone: one forward pass through oneDNN. The CPU time is that of all threads, spinning included; it tells
+more than the clock where others use the machine.
 """
 import argparse
 import os
@@ -129,21 +130,21 @@ WAYS = {
 
 
 def serve(name, n_clips):
-    """Take a step for each line of stdin; print its seconds and the MB at the peak so far."""
+    """Take a step for each line of stdin; print its seconds, its CPU seconds and the peak MB so far."""
     make, *arguments = WAYS[name]
     step = make(n_clips, *arguments)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        clock, cpu = time.perf_counter(), time.process_time()
         step()
-        seconds = time.perf_counter() - start
-        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+        clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
+        print(clock, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
 class Stepper:
     """A process that takes steps in one way."""
 
     def __init__(self, name, n_clips):
-        self.name, self.peak_mb = name, 0
+        self.name, self.cpu_seconds = name, []
         command = [sys.executable, __file__, "--way", name, "--n_clips", str(n_clips)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
@@ -157,7 +158,8 @@ class Stepper:
 
     def __call__(self):
         self.process.stdin.write("\n")
-        seconds, self.peak_mb = map(float, self.process.stdout.readline().split())
+        seconds, cpu_seconds, self.peak_mb = map(float, self.process.stdout.readline().split())
+        self.cpu_seconds.append(cpu_seconds)
         return seconds
 
     def end(self):
@@ -177,17 +179,17 @@ def faster(steppers):
 
 def main(n, n_clips):
     rows, facts = [], {}
-    for what, ours, theirs in (
-        ("fine-tuning step", "ours", "PyTorch"),
-        ("fine-tuning step, --freeze_bn", "ours, --freeze_bn", "PyTorch, frozen BN"),
+    for what, *names in (
+        ("fine-tuning step", "PyTorch", "ours"),
+        ("fine-tuning step, --freeze_bn", "PyTorch, frozen BN", "ours, --freeze_bn", "frozen part alone"),
     ):
-        layouts = [Stepper(name, n_clips) for name in (theirs, f"{theirs}, channels last")]
-        ways = [faster(layouts), Stepper(ours, n_clips)]
-        if "freeze_bn" in what:
-            ways.append(Stepper("frozen part alone", n_clips))
+        layouts = [Stepper(name, n_clips) for name in (names[0], f"{names[0]}, channels last")]
+        ways = [faster(layouts), *(Stepper(name, n_clips) for name in names[1:])]
         seconds = paired_runs(*ways, n=n)
-        floor = seconds[2] if len(ways) > 2 else None
-        rows.append(row(f"{what} of {n_clips} clips, s", seconds[1], seconds[0], floor, more_is_better=False))
+        cpu_seconds = [way.cpu_seconds[-n:] for way in ways]
+        for unit, (theirs, ours, *floor) in (("s", seconds), ("s of CPU time", cpu_seconds)):
+            cells = (ours, theirs, *floor)
+            rows.append(row(f"{what} of {n_clips} clips, {unit}", *cells, more_is_better=False))
         rows.append(row(f"{what}, peak MB", ways[1].peak_mb, ways[0].peak_mb, more_is_better=False))
         facts[what] = f"against {ways[0].name}"
         for way in ways:
