@@ -10,7 +10,6 @@ and 1,000 videos: seconds and memory.
 """
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -61,15 +60,26 @@ def run_test(folder, checkpoint, annotation, *more):
     """Run test.py; return its wall seconds, peak MB and what it noted."""
     command = [sys.executable, str(ROOT / "test.py"), "--root_path", folder, "--video_path", "jpg"]
     command += ["--resume_path", checkpoint, "--annotation_path", annotation, *more]
-    start = time.perf_counter()
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    error = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"error: test.py: {error.decode()[-500:]}")
+    start, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile() as error:
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=error)
+        while process.poll() is None:
+            peak = max(peak, peak_kb(process.pid))
+            time.sleep(0.05)
+        error.seek(0)
+        if process.returncode != 0:
+            raise SystemExit(f"error: test.py: {error.read().decode()[-500:]}")
     noted = json.loads((folder / "results/val_run.json").read_text())
-    return time.perf_counter() - start, usage.ru_maxrss / 1000, noted
+    return time.perf_counter() - start, peak / 1000, noted
+
+
+def peak_kb(pid):
+    """Return a process's peak so far; what `wait4` tells begins with the peak of this process."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def against_torch(folder, options):
