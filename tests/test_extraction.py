@@ -35,13 +35,14 @@ def work(kind):
 def test_a_crash_or_a_hang_or_an_error_is_the_result_of_its_own_task_alone():
     kinds = ["a", "crash", "b", "hang", "leave", "refuse", "full", "c"]
     begin = time.monotonic()
-    results = {kind: result for (kind,), result in in_processes(work, [(k,) for k in kinds], 2, 1.0)}
-    assert time.monotonic() - begin < 10
+    # Long enough for a crash, with the dump that pytest has it write, on cores that others share.
+    results = {kind: result for (kind,), result in in_processes(work, [(k,) for k in kinds], 2, 3.0)}
+    assert time.monotonic() - begin < 20
     assert results.keys() == set(kinds) and [results[k] for k in "abc"] == ["a", "b", "c"]
     texts = {kind: str(results[kind]) for kind in kinds if kind not in "abc"}
     assert texts == {
         "crash": "the process that read it died (signal 11)",
-        "hang": "not done after 1 s (--time_limit)",
+        "hang": "not done after 3 s (--time_limit)",
         "leave": "the process that read it died (exit code 3)",
         "refuse": "refused",
         "full": "a.jpg: No space left on device; 1,234 bytes are needed, nothing was replaced; "
