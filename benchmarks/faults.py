@@ -169,8 +169,9 @@ def tree_products(folder):
 def file_products(folder):
     """Return the content of every file of `test.py` and `eval_accuracy.py` but locks and journals."""
     products = {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
-    if "val_run.json" in products:  # its options name the folder
-        products["val_run.json"] = {**json.loads(products["val_run.json"]), "options": None}
+    if "val_run.json" in products:  # its options name the folder, and the rate is this run's
+        run = json.loads(products["val_run.json"])
+        products["val_run.json"] = {**run, "options": None, "clips_per_second": None}
     return products
 
 
