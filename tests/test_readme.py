@@ -16,7 +16,8 @@ READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.
 def commands_of(name):
     blocks = re.findall(r"```bash\n(.*?)```", READMES[name], re.S)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("python ")]
+    # Up to where a shell would send the output elsewhere.
+    return [shlex.split(line.split(" > ")[0], comments=True) for line in lines if line.startswith("python ")]
 
 
 COMMANDS = commands_of("README.md")
