@@ -405,11 +405,14 @@ def training_faults(bench):
 
 
 def kill_reader(process):
-    """Kill a reader of a training; between two epochs there is none, so wait for one."""
-    readers = lambda: [pid for pid in members(process.pid) if pid != process.pid]
-    wait_until(lambda: process.poll() is not None or readers(), 30)
-    for pid in readers()[:1]:
-        os.kill(pid, signal.SIGKILL)
+    """Kill readers of a training until it ends: one that has read its last clip is no longer missed."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        for pid in members(process.pid):
+            if pid != process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def kill_before_first_checkpoint(bench):
