@@ -84,6 +84,10 @@ def write_folder(path, contents):
         if path.exists():
             os.replace(path, earlier)
         os.replace(temporary, path)
+    except BaseException:
+        if earlier.exists() and not path.exists():
+            os.replace(earlier, path)
+        raise
     finally:
         for folder in (temporary, earlier):
             shutil.rmtree(folder, ignore_errors=True)

@@ -624,6 +624,8 @@ def test_options(argv=None):
         without = [f"--{name}" for name in for_videos if getattr(options, name)]
         if without:
             parser.error(f"{without[0]} is for --video")
+    elif options.fast_decode:
+        parser.error("--fast_decode is for frames on disk; --video decodes no jpg")
     elif options.inference_no_average:
         parser.error("--inference_no_average is not for --video; --timeline gives the course of a video")
     elif options.render and (len(options.video) > 1 or "-" in options.video):

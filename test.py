@@ -69,6 +69,14 @@ def require_classes(path, facts, labels):
         )
 
 
+def note_other_decoding(path, facts, fast_decode):
+    """Tell the user where a network was validated, and its best epoch chosen, on other pixels."""
+    trained = facts.get("fast_decode", fast_decode)  # converted weights do not say
+    if trained != fast_decode:
+        ways = "with", "without"
+        note(f"{path}: validated {ways[fast_decode]} --fast_decode, here {ways[trained]}: other pixels")
+
+
 def evaluate_clips(evaluate, clips, batches, n_values, options, expected, ranks, rounds=None):
     """Yield `(video index, values [n_values] float32)` for every clip of the batches, in their order.
 
@@ -150,6 +158,7 @@ def main(options):
         with working("loading the network", ranks.is_first):
             net, facts = load_network(options.resume_path)
         require_classes(options.resume_path, facts, labels)
+        note_other_decoding(options.resume_path, facts, options.fast_decode)
         expected = facts["input"]
         clips = WindowClips(
             options.video_path,
@@ -167,6 +176,7 @@ def main(options):
             "video_path": str(options.video_path),
             "options": {name: getattr(options, name) for name in vars(options) if name in DECISIVE},
             "n_clips": len(clips),
+            "versions": [device.split(":")[0], paddle.__version__],
         }
         ranks.require_same("the checkpoint, the annotation or the options", run_facts)
         if options.features:
@@ -284,6 +294,7 @@ def own_videos(options):
             )
     prepare_device()
     net, facts = load_network(options.resume_path)
+    note_other_decoding(options.resume_path, facts, False)
     class_names = facts["class_names"]
     if class_names is None and not options.features:
         note(f"{options.resume_path}: has no class names; its classes are given by number, from 0")

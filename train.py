@@ -303,7 +303,8 @@ class TrainingState:
                 f"{path}: weights only, nothing to resume; start from them: --pretrain_path {path}"
             )
         now = comparable(options)
-        for name, was in kept["options"].items():
+        for name in {**kept["options"], **now}:
+            was = kept["options"].get(name, False)  # an option that came later was off
             if now.get(name) != was:
                 raise UserError(f"{path}: the run was started with --{name} {was}, not {now.get(name)}")
         if kept["n_videos"] != self.n_videos or facts["class_names"] != self.class_names:
@@ -455,6 +456,7 @@ class TrainingState:
             "model": self.model,
             "input": {name: getattr(self.options, name) for name in DEFAULT_INPUT},
             "class_names": self.class_names,
+            "fast_decode": self.options.fast_decode,
             "best": self.best,
         }
 

@@ -166,7 +166,7 @@ def main(options):
     rows = [
         first,
         row("test.py, ms a window, to 100 and to 1,000 videos", per_window[1], per_window[0], None, False),
-        row("test.py, peak MB, 10 against 1,000 videos", *peaks, None, False),
+        row("test.py, its main process' peak MB, 10, 1,000 videos", *peaks, None, False),
     ]
     report(rows, growth=lines, n_threads=options.n_threads, batch_size=options.batch_size, **facts)
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from disk import write_file
 
-PACKAGES = "paddlepaddle paddlepaddle-gpu torch numpy av simplejpeg pillow opencv-python-headless".split()
+PACKAGES = "paddlepaddle paddlepaddle-gpu torch numpy numba av simplejpeg pillow".split()
 COLUMNS = ("what", "theirs", "ours", "ratio", "floor", "ratio to floor")
 
 

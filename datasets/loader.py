@@ -10,7 +10,7 @@ import mmap
 import numpy as np
 import paddle
 
-from datasets.processes import Worker, WorkerDied, interrupts_held
+from datasets.processes import Worker, WorkerDied, interrupts_held, kill_all
 from opts import UserError
 
 # Batches in the making while one is in use: enough to bridge a slow moment of a network disk.
@@ -35,31 +35,42 @@ class ClipLoader:
         return len(self.batches)
 
     def __iter__(self):
-        batches = self._read_ahead() if self.n_threads and self.batches else map(self._read, self.batches)
-        for keys, batch in zip(self.batches, batches):
-            indices = np.array([self.clips.index_of(key) for key in keys], np.int64)
-            yield paddle.to_tensor(batch), paddle.to_tensor(indices)
+        batches = self._read_ahead() if self.n_threads and self.batches else self._read_here()
+        try:
+            for keys, batch in zip(self.batches, batches):
+                indices = np.array([self.clips.index_of(key) for key in keys], np.int64)
+                yield paddle.to_tensor(batch), paddle.to_tensor(indices)
+        finally:
+            batches.close()  # else a traceback could hold readers, for which Python waits at its end
 
     def _shape(self, keys):
         return (len(keys), *self.clips.shape_of(keys[0]))
 
-    def _read(self, keys):
-        batch = np.empty(self._shape(keys), np.uint8)
-        for key, out in zip(keys, batch):
-            self.clips.read(self.clips.request(key), out)
-        return batch
+    def _read_here(self):
+        for keys in self.batches:
+            batch = np.empty(self._shape(keys), np.uint8)
+            for key, out in zip(keys, batch):
+                self.clips.read(self.clips.request(key), out)
+            yield batch
 
     def _read_ahead(self):
         """Yield every batch in its place, which is given to a later batch when the next is asked for."""
         shapes = [self._shape(keys) for keys in self.batches]
         n_bytes = max(map(math.prod, shapes))
         n_places = min(N_AHEAD + 1, len(shapes))
-        places = [np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8) for _ in range(n_places)]
         readers = []
         try:
-            for _ in range(self.n_threads):
-                with interrupts_held():
-                    readers.append(Worker(_read_part, self.clips, places))
+            try:
+                places = [np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8) for _ in range(n_places)]
+                for _ in range(self.n_threads):
+                    with interrupts_held():
+                        readers.append(Worker(_read_part, self.clips, places))
+            except OSError as error:
+                needed = f"{n_places} batches of {n_bytes / 1e6:,.0f} MB"
+                raise UserError(
+                    f"{self.n_threads} readers with {needed} do not start: {error.strerror}; use fewer "
+                    "--n_threads or a smaller batch"
+                ) from None
             for i in range(len(shapes) + n_places):
                 done = i - n_places
                 if done >= 0:
@@ -72,15 +83,14 @@ class ClipLoader:
                     for number, reader in enumerate(readers):
                         reader.ask((i % n_places, shapes[i], requests[number :: len(readers)]))
         finally:
-            for reader in readers:
-                reader.kill()
+            kill_all(readers)
 
 
 def _require_done(answer):
     if isinstance(answer, WorkerDied):
         raise UserError(
-            f"a reader process died: {answer}; out of memory, or killed? What is saved is whole: go on "
-            "from it, with fewer --n_threads"
+            f"a reader process died ({answer.how}; out of memory, or killed?); what is saved is whole: go "
+            "on from it, with fewer --n_threads"
         )
     if answer is not None:
         raise answer

@@ -17,21 +17,26 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class WorkerDied(UserError):
-    """A process ended without an answer."""
+    """A process ended without an answer; `how` says by what."""
+
+    def __init__(self, how):
+        super().__init__(f"the process that read it died ({how})")
+        self.how = how
 
 
 class Worker:
     """A forked process that calls `function(question, *arguments)` for every question that it is sent.
 
-    It leaves Ctrl-C and SIGTERM to this process and ends when that does, even inside a decoder that
-    hangs. A UserError or an OSError that the function raises is the answer; so is a RuntimeError, with
-    the traceback, for anything else that it raises.
+    It leaves Ctrl-C to this process, goes on for 20 s after a SIGTERM, so that this one can finish its step,
+    and ends when this one does, even inside a decoder that hangs. A UserError or an OSError that the
+    function raises is the answer; so is a RuntimeError, with the traceback, for anything else.
     """
 
     def __init__(self, function, *arguments):
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(os.getpid(), theirs, function, arguments))
+        arguments = os.getpid(), theirs, function, arguments
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()  # else its end would not be seen
         self.n_done = 0
@@ -49,20 +54,24 @@ class Worker:
             self.process.join()
             code = self.process.exitcode
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return WorkerDied(f"the process that read it died ({how})")
+            return WorkerDied(how)
         self.n_done += 1
         return answer
 
-    def kill(self):
-        """End the process."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
+
+def kill_all(workers):
+    """End the workers at once."""
+    with interrupts_held():
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
+            worker.connection.close()
 
 
 def _serve(parent, connection, function, arguments):
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(20))
     # By the kernel, so that it also ends one that hangs inside a decoder.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != parent:
@@ -121,7 +130,7 @@ def in_processes(function, tasks, n_jobs, time_limit):
         worker.ask(number)
 
     def end(worker):
-        worker.kill()
+        kill_all([worker])
         workers.discard(worker)
 
     def give_waiting():
@@ -159,5 +168,4 @@ def in_processes(function, tasks, n_jobs, time_limit):
                 give_waiting()
                 yield tasks[number], UserError(f"not done after {time_limit:g} s (--time_limit)")
     finally:
-        for worker in workers:
-            worker.kill()
+        kill_all(workers)

@@ -16,7 +16,7 @@ from opts import note
 
 try:
     import numba
-except ImportError as error:  # numba also refuses a numpy that is too new for it
+except Exception as error:  # not there, or broken: it also refuses a numpy that is too new for it
     numba = None
     note(f"frames are resized by Pillow, which takes more than twice as long: no numba ({error})")
 

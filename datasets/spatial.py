@@ -34,7 +34,7 @@ def random_resized_box(width, height, rng, min_scale=0.25, min_ratio=0.75):
 
 def corner_box(width, height, rng):
     """Draw a square at one of the four corners or the centre, at one of `CORNER_SCALES`."""
-    side = int(min(width, height) * CORNER_SCALES[rng.integers(len(CORNER_SCALES))])
+    side = max(1, int(min(width, height) * CORNER_SCALES[rng.integers(len(CORNER_SCALES))]))
     x, y = [(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5)][rng.integers(5)]
     return round((width - side) * x), round((height - side) * y), side, side
 

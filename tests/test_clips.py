@@ -184,6 +184,16 @@ def test_a_broken_frame_ends_the_loader_with_its_name(small_set, n_threads):
     assert f"UserError: {path}: does not decode" in done.stdout.replace("\n", " "), done.stdout
 
 
+def test_an_error_beside_the_loader_leaves_no_reader_to_wait_for(small_set):
+    code = READ_ALL.format(root=small_set, frames=FRAMES, n_threads=2).replace(
+        "        pass", "        raise MemoryError('of the step')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 1 and done.stderr.endswith("MemoryError: of the step\n")
+
+
 def test_frames_of_two_sizes_in_a_window_are_refused(small_set):
     folder = small_set / FRAMES / "run/v"
     make_frames(folder, 8)

@@ -8,7 +8,7 @@ from conftest import make_frames
 from PIL import Image
 
 from datasets.annotation import Video
-from datasets.frames import check_frames, frame_name, read_frame
+from datasets.frames import check_frames, frame_name, frame_size, read_frame
 from opts import UserError
 
 
@@ -72,6 +72,18 @@ def test_a_jpg_of_four_colours_is_refused_and_a_grey_one_read(tmp_path):
         read_frame(path)
     Image.new("L", (32, 24), 100).save(path)
     assert (read_frame(path) == 100).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_another_jpgs_header_inside_a_frame_does_not_mislead(tmp_path, options):
+    path = tmp_path / "image_00001.jpg"
+    Image.new("RGB", (160, 120)).save(path)
+    thumbnail = path.read_bytes()
+    for more in ({"comment": b"\xff\xc0\0\x11\x08\x40\0\x40\0\x03"}, {"exif": b"Exif\0\0" + thumbnail}):
+        path.write_bytes(jpg_bytes(**options, **more))
+        assert frame_size(path) == (61, 83)
+        np.testing.assert_array_equal(read_frame(path), np.asarray(Image.open(path).convert("RGB")))
+        assert read_frame(path, "RGBX", lambda height, width: 2).shape == (31, 42, 4)
 
 
 def test_a_missing_frame_is_named(tmp_path):

@@ -158,7 +158,7 @@ def test_a_training_shows_its_steps_on_a_terminal_and_nothing_with_quiet(small_s
     train = [ROOT / "train.py", *SMALL_TRAINING, "--n_epochs", 1]
     written = on_a_terminal(train, small_set)
     loading = ("\rloading Paddle ...", "\rloading the network ...", "\rwriting save_1.pdparams ...")
-    for shown in (*loading, "\repoch 1 2/2", ", loss 0.", "\rvalidation: 100%"):
+    for shown in (*loading, "\repoch 1 2/2", ", loss 0.", "\rvalidation: "):
         assert shown in written, shown
     assert max(map(len, re.split("[\r\n]+|\x1b.", written))) <= 80
     assert on_a_terminal([*train, "--result_path", "quiet", "--quiet"], small_set) == ""

@@ -233,6 +233,15 @@ def test_a_resume_with_other_options_is_refused(small_set, run_script):
         "train.py", *SMALL_TRAINING, "--momentum", 0.8, "--resume_path", "results", cwd=small_set
     )
     assert code == 1 and "started with --momentum 0.9, not 0.8" in err
+    # A checkpoint from before an option was there.
+    path = small_set / "results/save_1.pdparams"
+    weights, facts, velocity = load_checkpoint(path)
+    del facts["run"]["options"]["fast_decode"]
+    save_checkpoint(path, weights, facts, velocity)
+    code, out, err = run_script(
+        "train.py", *SMALL_TRAINING, "--fast_decode", "--resume_path", "results", cwd=small_set
+    )
+    assert code == 1 and "started with --fast_decode False, not True" in err
     code, out, err = run_script(
         "train.py", *SMALL_TRAINING, "--resume_path", "results/best.pdparams", cwd=small_set
     )
