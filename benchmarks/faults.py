@@ -16,6 +16,7 @@ import json
 import os
 import pickle
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -531,6 +532,7 @@ def cpu_model():
 def shortened(bench, text):
     """Return a message without the machine: no absolute paths, no host name."""
     text = text.replace(f"{bench.folder}/", "").replace(f"{ROOT}/", "").replace(f"{sys.prefix}/", "")
+    text = re.sub(rf"{tempfile.gettempdir()}/(paddle_inference)_\w+", r"<TMPDIR>/\1", text)
     return text.replace(f" on {platform.node()})", " on this machine)")
 
 
