@@ -128,7 +128,8 @@ def first_batch(annotation_path, frames_path):
     """Return the seconds from the loader's start to the first training batch, of 128 clips."""
     import contextlib
 
-    from datasets.clips import ClipLoader, TrainingClips
+    from datasets.clips import TrainingClips
+    from datasets.loader import ClipLoader
 
     videos = sum(read_annotation(Path(annotation_path)).videos.values(), [])
     clips = TrainingClips(Path(frames_path), videos, 112, 16, 1, manual_seed=1)

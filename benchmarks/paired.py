@@ -121,19 +121,20 @@ def find_videos_to_measure(folder, n_generated=32):
 
 
 def main(out, names):
-    scripts = sorted(Path(__file__).parent.glob("bench_*.py"))
-    lines = []
-    for script in scripts:
+    lines = {}  # of each script; a run of some leaves the others' in the file
+    if out and out.exists():
+        lines = {json.loads(line)["benchmark"]: line for line in out.read_text().splitlines()}
+    for script in sorted(Path(__file__).parent.glob("bench_*.py")):
         if names and script.stem not in names:
             continue
         print(f"{script.name} ...", file=sys.stderr)
         done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
         if done.returncode != 0:
             sys.exit(f"error: {script.name} ended with exit code {done.returncode}")
-        lines.append(done.stdout.strip().splitlines()[-1])
-    print_table([each for line in lines for each in json.loads(line)["rows"]])
-    if out:
-        write_file(out, "\n".join(lines) + "\n")
+        lines[script.stem] = done.stdout.strip().splitlines()[-1]
+        if out:
+            write_file(out, "".join(f"{lines[name]}\n" for name in sorted(lines)))
+    print_table([each for name in sorted(lines) for each in json.loads(lines[name])["rows"]])
 
 
 if __name__ == "__main__":
