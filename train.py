@@ -139,7 +139,7 @@ def train_epoch(state, loader, labels, stop):
         for step, (clips_thwc, indices) in enumerate(batches, start=state.step + 1):
             waited = time.perf_counter() - before_data
             clips = normalise(clips_thwc, options.mean_dataset)
-            targets = paddle.gather(labels, indices)
+            targets = paddle.to_tensor(labels[indices])
             mix = None
             if options.mixup_alpha > 0:
                 clips, mix = mixup(clips, options.mixup_alpha, [options.manual_seed, epoch, step, ranks.rank])
@@ -179,7 +179,7 @@ def train_epoch(state, loader, labels, stop):
 
 def not_finite(loss, epoch, step, rate, dataset, indices):
     """Return the error that stops a run whose loss is no longer finite."""
-    names = [dataset.videos[index].name for index in indices.numpy().tolist()]
+    names = [dataset.videos[index].name for index in indices.tolist()]
     return UserError(
         f"the loss is {loss} in epoch {epoch}, step {step}, at learning rate {rate:g}; the last "
         f"checkpoint is untouched. Try a lower --learning_rate. Videos of the batch: {', '.join(names)}"
@@ -205,7 +205,7 @@ def validate(state, loader, n_rounds, labels, stop):
             if batch is not None:
                 clips_thwc, indices = batch
                 logits = state.logits(normalise(clips_thwc, mean_dataset))
-                targets = paddle.gather(labels, indices)
+                targets = paddle.to_tensor(labels[indices])
                 loss = float(F.cross_entropy(logits, targets, reduction="sum"))
                 n_correct = int((logits.argmax(axis=1) == targets).sum())
                 figures[:3] = loss, n_correct, len(targets)
@@ -566,8 +566,8 @@ def main(options):
 def train(options, annotation, ranks, device):
     """Train from the start or the resumed checkpoint to the last epoch, with a log line for each."""
     training_clips, validation_clips = make_clips(options, annotation)
-    training_labels = paddle.to_tensor([video.label for video in training_clips.videos])
-    validation_labels = paddle.to_tensor([video.label for video in validation_clips.videos])
+    training_labels = np.array([video.label for video in training_clips.videos])
+    validation_labels = np.array([video.label for video in validation_clips.videos])
     with working("loading the network", ranks.is_first):
         state = TrainingState(options, annotation, ranks)
     say = functools.partial(print, flush=True) if ranks.is_first else lambda text: None

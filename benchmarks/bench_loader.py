@@ -206,7 +206,7 @@ def main(options):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--n_clips", type=int, default=512)
+    parser.add_argument("--n_clips", type=int, default=2048)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--n_threads", type=int, default=2, help="worker processes of both")
     parser.add_argument("--n_runs", type=int, default=5)

@@ -112,7 +112,7 @@ def against_torch(folder, options):
     quicker = max(layouts, key=torch_loop)
 
     scores_of = class_scores(net)
-    stacked = [paddle.to_tensor(np.stack([clips[key][0] for key in keys])) for keys in batches[:2]]
+    stacked = [np.stack([clips[key][0] for key in keys]) for keys in batches[:2]]
     ready = [normalise(clips_thwc, "kinetics") for clips_thwc in stacked]
     scores_of(ready[0])
 

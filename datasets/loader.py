@@ -8,7 +8,6 @@ import math
 import mmap
 
 import numpy as np
-import paddle
 
 from datasets.processes import Worker, WorkerDied, interrupts_held, kill_all
 from opts import UserError
@@ -20,7 +19,8 @@ N_AHEAD = 4
 class ClipLoader:
     """Batches of clips in a given order: `(clips_thwc [N, T, H, W, 3] uint8, video_indices [N] int64)`.
 
-    Both are Tensors on the device. Close the iterator (`contextlib.closing`) where it may be left early.
+    Both are arrays. The clips are the readers' own memory, not a copy: they hold until the next batch is
+    asked for. Close the iterator (`contextlib.closing`) where it may be left early.
     Raises UserError, in the caller's process, for a frame that cannot be read, and for a reader that
     died.
     """
@@ -39,7 +39,7 @@ class ClipLoader:
         try:
             for keys, batch in zip(self.batches, batches):
                 indices = np.array([self.clips.index_of(key) for key in keys], np.int64)
-                yield paddle.to_tensor(batch), paddle.to_tensor(indices)
+                yield batch, indices
         finally:
             batches.close()  # else a traceback could hold readers, for which Python waits at its end
 

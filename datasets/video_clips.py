@@ -7,7 +7,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import paddle
 
 from datasets.clips import normalise
 from datasets.spatial import resize_and_center_crop, resize_short_side
@@ -96,8 +95,7 @@ class VideoClips:
         with bar, contextlib.closing(iter(self)) as clips:
             while batch := list(itertools.islice(clips, batch_size)):
                 windows, clips_thwc = zip(*batch)
-                clips_thwc = paddle.to_tensor(np.stack(clips_thwc))
-                yield from zip(windows, function(normalise(clips_thwc, mean_dataset)))
+                yield from zip(windows, function(normalise(np.stack(clips_thwc), mean_dataset)))
                 bar.update(self.n_frames - bar.n)
 
     def _frames(self):
