@@ -74,9 +74,9 @@ reproduce: notice $(VENV)/ready
 	$(RUN) tests/moving_shapes.py demo/dataset/UCF-101 demo/weights/r3d50_KM_200ep.pth
 	$(RUN) generate_video_jpgs.py --root_path demo --size 60
 	$(RUN) convert_to_paddle.py --root_path demo
-	$(RUN) train.py --root_path demo --ft_begin_module '' --n_epochs 14 --batch_size 8 --n_threads 2 \
-		--learning_rate 0.03 --lr_scheduler multistep --multistep_milestones 10 \
-		--sample_size 40 --train_crop_min_scale 0.6 --n_val_samples 1
+	$(RUN) train.py --root_path demo --ft_begin_module '' --n_epochs 20 --batch_size 8 --n_threads 2 \
+		--learning_rate 0.03 --lr_scheduler multistep --multistep_milestones 14 \
+		--sample_size 40 --train_crop_min_scale 0.6 --n_val_samples 2
 	$(RUN) test.py --root_path demo --n_threads 2
 	$(RUN) eval_accuracy.py --root_path demo
 	@echo $(NOTICE)
