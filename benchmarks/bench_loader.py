@@ -26,11 +26,9 @@ import simplejpeg
 from datasets.annotation import Video
 from datasets.clips import MEANS, TrainingClips, WindowClips, normalise
 from datasets.extraction import extract
-from datasets.frames import frame_name, read_frame
+from datasets.frames import frame_name
 from datasets.loader import ClipLoader
 from datasets.processes import in_processes
-from datasets.resize import bilinear
-from datasets.spatial import box_crop
 
 N_FRAMES, SIZE = 16, 112
 
@@ -170,38 +168,6 @@ def milliseconds(clips, keys):
     return sorted(rounds)[2]
 
 
-def milliseconds_by_part(paths):
-    """Return the CPU milliseconds of a frame by part, theirs and ours, for an average box: 250 x 190."""
-    box, out = (30, 20, 250, 190), np.empty((SIZE, SIZE, 3), np.uint8)
-    corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
-    resize = bilinear(*box_crop(box, SIZE))
-    images, pixels = [], []
-
-    def pillow_decodes():
-        images[:] = [Image.open(path).convert("RGB") for path in paths]
-
-    def we_decode():
-        pixels[:] = [read_frame(path, "RGBX") for path in paths]
-
-    def pillow_resizes():
-        for image in images:
-            np.array(image.crop(corners).resize((SIZE, SIZE), Image.BILINEAR))
-
-    def we_resize():
-        for each in pixels:
-            resize(each, out)
-
-    found = {}
-    for part in (pillow_decodes, we_decode, pillow_resizes, we_resize):
-        rounds = []
-        for _ in range(5):
-            start = time.process_time()
-            part()
-            rounds.append((time.process_time() - start) / len(paths) * 1000)
-        found[part.__name__] = round(sorted(rounds)[2], 3)
-    return found
-
-
 def main(options):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -222,7 +188,6 @@ def main(options):
         rows.append(row("training loader, clips/s", figures[1], figures[0], figures[3]))
         rows.append(row("the same, normalised here on the CPU", figures[2], figures[0], figures[3]))
         facts["training_ms_per_clip"] = milliseconds(training, batches[0])
-        facts["ms_per_frame"] = milliseconds_by_part(sorted((folder / "jpg").rglob("*.jpg"))[::40][:300])
 
         batches = test.batches(options.batch_size)
         dataset, theirs = theirs_of(test, batches, options.n_threads)

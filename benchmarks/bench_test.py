@@ -173,8 +173,8 @@ def main(options):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--n_videos", type=int, default=16)
-    parser.add_argument("--n_batches", type=int, default=4, help="batches that torch and the engine take")
+    parser.add_argument("--n_videos", type=int, default=12)
+    parser.add_argument("--n_batches", type=int, default=2, help="batches that torch and the engine take")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--n_threads", type=int, default=2, help="worker processes of both")
     parser.add_argument("--n_runs", type=int, default=5)
