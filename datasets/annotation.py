@@ -1,59 +1,129 @@
-"""Read and write the JSON files of the pipeline: annotations and results. Needs no Paddle.
+"""Read and write the JSON files of the pipeline: annotations and results. Needs neither Paddle nor numpy.
 
-Annotation (`ucf101_01.json`), the reference's format; the segment is half-open, from frame 1:
+Annotation (`ucf101_01.json`), the reference's format; the segment is half-open, from frame 1. A key is a
+video's name, or `<Class>/<name>` if names come in several classes. The frames lie in `<label>/<key>` below
+the frames' folder, those of a testing video without a label in `test/<key>`, unless a `video_path` says
+where: so a video can have several entries, with segments of their own.
 
     {"labels": ["ApplyEyeMakeup", ...],
      "database": {"v_ApplyEyeMakeup_g01_c01": {
          "subset": "validation",
+         "video_path": "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01",
          "annotations": {"label": "ApplyEyeMakeup", "segment": [1, 166]}}}}
 
 Results (`val.json`), best label first:
 
     {"results": {"v_ApplyEyeMakeup_g01_c01": [{"label": "ApplyEyeMakeup", "score": 0.97}, ...]}}
 
-How the results were made (`val_run.json`), with the clips of each video that are right, and all:
+How the results were made (`val_run.json`), with the clips of each video that are right, and all. Version 1
+has neither a version nor specs: these are among its options.
 
-    {"checkpoint": "results/best.pdparams", "device": "cpu", "versions": {"python": "3.11.7", ...},
-     "options": {...}, "n_clips": 147, "clip_accuracy": 0.91, "results_crc32": 123456789,
+    {"version": 2, "checkpoint": "results/best.pdparams", "device": "cpu",
+     "versions": {"python": "3.11.7", ...}, "network": {...}, "clip": {...}, "protocol": {...},
+     "options": {...}, "published": {...}, "n_clips": 147, "clips_per_second": 14.2,
+     "clip_accuracy": 0.91, "results_crc32": 123456789,
      "videos": {"v_ApplyEyeMakeup_g01_c01": [8, 10], ...}}
+
+Unless every video has a label, `clip_accuracy` is null, and so is what is right of a video without one.
 """
 import json
 import math
 import os
 import zlib
+from array import array
 from typing import NamedTuple
 
-from opts import UserError
+from run.console import UserError, first_names, note, shown
+from run.spec import checked_record
+from run.text import decoded
 
 SUBSETS = ("training", "validation", "testing")
 # Kinetics-700's annotation has 100 MB.
 LARGEST_FILE = 10**9
 
 
-class Video(NamedTuple):
-    """One annotated video; its frames are the numbers `begin` to `end - 1`."""
+class Sample(NamedTuple):
+    """What a clip is cut from: the frames `begin` to `end - 1` of a video.
 
-    name: str
-    class_name: str
-    label: int
+    `folder` is where the video's frames lie below the frames' root, mostly "<Class>/<video>"; an absolute one
+    lies under another root. `class_index` is -1 without a label.
+    """
+
+    key: str
+    folder: str
+    class_index: int
     begin: int
     end: int
 
 
-class Annotation(NamedTuple):
-    """The class names in label order, and the videos of each subset in the file's order."""
+class Samples:
+    """The samples of a subset, `Sample`s kept in columns, since Kinetics has 650,000 of them."""
 
-    labels: list
-    videos: dict
+    def __init__(self, samples=()):
+        self.keys, self.folders = [], []
+        self.class_indices, self.begins, self.ends = array("i"), array("i"), array("i")
+        for sample in samples:
+            self.append(*sample)
+
+    def append(self, key, folder, class_index, begin, end):
+        """Add a sample at the end."""
+        self.keys.append(key)
+        self.folders.append(folder)
+        self.class_indices.append(class_index)
+        self.begins.append(begin)
+        self.ends.append(end)
+
+    def _columns(self):
+        return self.keys, self.folders, self.class_indices, self.begins, self.ends
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        return Sample(*(column[index] for column in self._columns()))
+
+    def __iter__(self):
+        return map(Sample, *self._columns())
+
+    def __eq__(self, other):
+        return isinstance(other, Samples) and self._columns() == other._columns()
+
+    def __add__(self, other):
+        total = Samples()
+        for column, *parts in zip(total._columns(), self._columns(), other._columns()):
+            for part in parts:
+                column.extend(part)
+        return total
+
+    def checksum(self):
+        """Return the CRC-32 of all columns, the same on every machine."""
+        crc = 0
+        for column in self._columns():
+            crc = zlib.crc32("".join(f"{value}\n" for value in column).encode(), crc)
+        return crc
+
+
+class Annotation(NamedTuple):
+    """The class names in the order of their indices, and the `Samples` of each of `SUBSETS`."""
+
+    class_names: list
+    subsets: dict
+
+    def checksum(self):
+        """Return the CRC-32 of it all: two equal ones are of the same data set and split."""
+        text = "".join(f"{name}\n" for name in self.class_names)
+        text += "".join(f"{subset} {self.subsets[subset].checksum()}\n" for subset in SUBSETS)
+        return zlib.crc32(text.encode())
 
 
 def _read_json(path, what):
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             n_bytes = os.fstat(file.fileno()).st_size
             if n_bytes > LARGEST_FILE:
                 raise UserError(f"{path}: {n_bytes:,} bytes, expected a {what} of at most {LARGEST_FILE:,}")
-            return json.load(file, object_pairs_hook=_without_repeats, parse_int=_whole_number)
+            text = decoded(file.read(), path)
+        return json.loads(text, object_pairs_hook=_without_repeats, parse_int=_whole_number)
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}") from None
     except (ValueError, RecursionError, MemoryError) as error:
@@ -78,16 +148,26 @@ def _without_repeats(pairs):
 
 
 def is_safe_name(name):
-    """Tell whether a name from a file can only be a folder's entry, not lead out of the folder."""
+    """Tell whether a name from a file can only be a folder's entry, and not lead out of the folder."""
     is_text = isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= 255
     return is_text and "/" not in name and "\\" not in name and name not in (".", "..")
+
+
+def is_safe_path(path):
+    """Tell whether a path from a file is one of plain names, and cannot lead out of a folder."""
+    return isinstance(path, str) and all(map(is_safe_name, path.split("/")))
+
+
+def default_folder(key, class_name):
+    """Return where an entry without `video_path` has its frames; `class_name` is None without a label."""
+    return f"{'test' if class_name is None else class_name}/{key}"
 
 
 def read_annotation(path):
     """Read an annotation file and check every part of it; return an `Annotation`.
 
-    Raises UserError for a file that is missing, malformed, or names a class or a video that could
-    lead out of the frames' folder.
+    Raises UserError for a file that is missing or malformed, or that names a class, a key or a path which
+    could lead out of the frames' folder.
     """
     content = _read_json(path, "annotation")
 
@@ -96,50 +176,93 @@ def read_annotation(path):
             raise UserError(f"{path}: {where}: expected {expected}")
 
     check(isinstance(content, dict), "top level", "an object with labels and database")
-    labels, database = content.get("labels"), content.get("database")
-    check(isinstance(labels, list) and labels, "labels", "a list of class names")
-    for name in labels:
+    class_names, database = content.get("labels"), content.get("database")
+    check(isinstance(class_names, list) and class_names, "labels", "a list of class names")
+    for name in class_names:
         check(is_safe_name(name), f"label {name!r:.80}", "a plain folder name")
-    label_of = {name: label for label, name in enumerate(labels)}
-    check(len(label_of) == len(labels), "labels", "every class once")
+    index_of = {name: index for index, name in enumerate(class_names)}
+    check(len(index_of) == len(class_names), "labels", "every class once")
     check(isinstance(database, dict) and database, "database", "an object of videos")
-
-    videos = {subset: [] for subset in SUBSETS}
-    for name, entry in database.items():
-        where = f"video {name!r:.80}"
-        check(is_safe_name(name), where, "a plain folder name")
-        check(isinstance(entry, dict), where, "an object")
-        subset, annotations = entry.get("subset"), entry.get("annotations")
-        check(subset in SUBSETS, where, f"subset to be one of {', '.join(SUBSETS)}")
-        check(isinstance(annotations, dict), where, "annotations to be an object")
-        class_name, segment = annotations.get("label"), annotations.get("segment")
-        check(isinstance(class_name, str) and class_name in label_of, where, "a label of labels")
-        is_segment = (
-            isinstance(segment, list)
-            and len(segment) == 2
-            and all(type(number) is int for number in segment)
-            and 1 <= segment[0] < segment[1] <= 10**8
-        )
-        check(is_segment, where, "segment to be [first frame, last frame + 1]")
-        videos[subset].append(Video(name, class_name, label_of[class_name], *segment))
-    return Annotation(labels, videos)
+    subsets = {subset: Samples() for subset in SUBSETS}
+    for key, entry in database.items():
+        try:
+            subsets[_subset_of(entry)].append(key, *_columns_of(key, entry, index_of))
+        except ValueError as error:
+            raise UserError(f"{path}: video {key!r:.80}: expected {error}") from None
+        database[key] = None  # its memory serves the next ones: Kinetics' database takes 500 MB
+    return Annotation(class_names, subsets)
 
 
-def annotation_json(labels, videos):
-    """Return the text of an annotation file; `videos` maps a subset to its list of `Video`."""
-    database = {
-        video.name: {
-            "subset": subset,
-            "annotations": {"label": video.class_name, "segment": [video.begin, video.end]},
-        }
-        for subset, members in videos.items()
-        for video in members
-    }
-    return json.dumps({"labels": labels, "database": database})
+def note_only_class(path, class_names):
+    """Note a single class: there is nothing to tell apart."""
+    if len(class_names) == 1:
+        note(f"{path}: {shown(class_names[0])} is the only class, so that every network is always right")
+
+
+def note_classes(path, annotation):
+    """Note what cannot be learnt: a single class, and classes without a training video."""
+    names = annotation.class_names
+    note_only_class(path, names)
+    trained = set(annotation.subsets["training"].class_indices)
+    untrained = [name for index, name in enumerate(names) if index not in trained]
+    if untrained:
+        first = first_names(untrained)
+        note(f"{path}: {len(untrained)} of {len(names)} classes have no training video: {first}")
+
+
+def _subset_of(entry):
+    if not isinstance(entry, dict):
+        raise ValueError("an object")
+    subset = entry.get("subset")
+    if subset not in SUBSETS:
+        raise ValueError(f"subset to be one of {', '.join(SUBSETS)}")
+    return subset
+
+
+def _columns_of(key, entry, index_of):
+    """Return folder, class index, begin and end of a database entry. Raises ValueError: what is expected."""
+    if not is_safe_path(key):
+        raise ValueError("a plain folder name, or several joined by /")
+    annotations = entry.get("annotations")
+    if not isinstance(annotations, dict):
+        raise ValueError("annotations to be an object")
+    class_name = annotations.get("label")
+    if "label" in annotations or entry["subset"] != "testing":
+        if not isinstance(class_name, str) or class_name not in index_of:
+            raise ValueError("a label of labels")
+    segment = annotations.get("segment")
+    is_segment = (
+        isinstance(segment, list)
+        and len(segment) == 2
+        and type(segment[0]) is type(segment[1]) is int
+        and 1 <= segment[0] < segment[1] <= 10**8
+    )
+    if not is_segment:
+        raise ValueError("segment to be [first frame, last frame + 1]")
+    folder = default_folder(key, class_name)
+    if "video_path" in entry:
+        folder = entry["video_path"]
+        if not is_safe_path(folder):
+            raise ValueError("video_path to be a path below the folder of frames")
+    return folder, index_of.get(class_name, -1), *segment
+
+
+def annotation_json(class_names, subsets):
+    """Return the text of an annotation file; `subsets` maps each subset to its samples."""
+    database = {}
+    for subset, samples in subsets.items():
+        for key, folder, class_index, begin, end in samples:
+            class_name = class_names[class_index] if class_index >= 0 else None
+            entry = database[key] = {"subset": subset}
+            if folder != default_folder(key, class_name):
+                entry["video_path"] = folder
+            label = {} if class_name is None else {"label": class_name}
+            entry["annotations"] = {**label, "segment": [begin, end]}
+    return json.dumps({"labels": class_names, "database": database})
 
 
 def read_results(path):
-    """Read a results file; return `{video: [(label, score), ...]}`, best first.
+    """Read a results file; return `{key: [(class name, score), ...]}`, best first.
 
     Raises UserError for a missing or malformed file, or one that holds the scores of clips
     (`test.py --inference_no_average`).
@@ -148,11 +271,11 @@ def read_results(path):
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict):
         raise UserError(f"{path}: expected an object with results")
-    return {name: _read_result(path, name, result) for name, result in results.items()}
+    return {key: _read_result(path, key, result) for key, result in results.items()}
 
 
-def _read_result(path, name, result):
-    where = f"{path}: video {name!r:.80}"
+def _read_result(path, key, result):
+    where = f"{path}: video {key!r:.80}"
     if not isinstance(result, list) or not result:
         raise UserError(f"{where}: expected a list of labels with scores")
     if all(isinstance(item, dict) and "segment" in item for item in result):
@@ -179,20 +302,22 @@ def _read_result(path, name, result):
 def read_run(results_path, results):
     """Read how a results file was made, from the file beside it that `test.py` wrote with it.
 
-    Returns `(facts, "")`, or `(None, why not)` where that file is missing, malformed, or of other
-    results. `facts["videos"]` maps each video of the results to `[n_correct_clips, n_clips]`.
+    Returns `(run, "")`, or `(None, why not)` if that file is missing, malformed, or of other results.
+    `run["videos"]` maps each video of the results to `[n_correct_clips, n_clips]`.
     """
     path = results_path.with_name(f"{results_path.stem}_run.json")
     try:
-        facts = _read_json(path, "facts on a run")
+        run = checked_record(_read_json(path, "description of a run"), path)
     except UserError as error:
         return None, str(error)
-    counts = facts.get("videos") if isinstance(facts, dict) else None
+    if run.get("clip_accuracy", 0) is None:
+        return None, f"{path}: test.py scored these videos without their classes"
+    counts = run.get("videos")
     if not isinstance(counts, dict) or not all(map(_is_part, counts.values())):
         return None, f"{path}: malformed"
-    if facts.get("results_crc32") != zlib.crc32(results_path.read_bytes()) or set(counts) != set(results):
+    if run.get("results_crc32") != zlib.crc32(results_path.read_bytes()) or set(counts) != set(results):
         return None, f"{path}: of other results than {results_path.name}"
-    return facts, ""
+    return run, ""
 
 
 def _is_part(pair):

@@ -1,148 +1,175 @@
-"""Videos to frames: what a process does for one video, and a journal of the videos that are done.
-
-A frames folder holds `<Class>/<video>/image_00001.jpg` ... and `frames.jsonl`: the settings of all
-frames, then a line for each finished video. Only what the journal names is done.
-
-    {"size": 240, "quality": 80, "fps": null}
-    {"video": "Archery/v_Archery_g01_c01", "n_frames": 132}
-"""
+"""Videos to frames: what a process does for one video, and the folder that keeps account of those done."""
 import ctypes
+import math
 import os
-import shutil
+import stat
+import zlib
+from typing import NamedTuple
 
 import av
-import simplejpeg
 
-from datasets.frames import frame_name, read_frame
-from datasets.video import claimed_frames, encode_frame, read_frames
-from disk import DISK_FULL, DiskFull, Journal
-from opts import UserError
+from datasets.pixels import encode_frame
+from datasets.stores import JOURNAL, finished_videos, new_store, read_spec, spec_of
+from datasets.video import open_video
+from run.console import UserError
+from run.files import DiskFull, Journal
+from run.spec import differences
+
+_BLOCK = 4096  # bytes: a file takes whole blocks of a disk, of this size on most
 
 
-def extract(path, folder, size, quality, fps=None, allow_partial=False):
-    """Decode one video to a folder of frames, which appears only when complete.
+class Extracted(NamedTuple):
+    """What became of a video: `fps` is the rate of its frames, `partial` why there are not more, or None.
 
-    Returns `(n_frames, partial)`, `partial` being None or, with `allow_partial`, the reason why there
-    are not more. Raises UserError for a video that does not decode as a whole.
+    `bytes`, `mtime` and `crc32` are of its file, so that another file of its name is noticed. `is_told` is
+    false if nothing in the file says how long it should be.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+
+    n_frames: int
+    fps: float
+    partial: str
+    bytes: int
+    mtime: float
+    crc32: int
+    is_told: bool = True
+
+
+def file_status(path):
+    """Return the `os.stat` of a video's file. Raises UserError for what is no file, or cannot be read."""
+    try:
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            open(path, "rb").close()
+            return found
+        reason = "Is a directory" if stat.S_ISDIR(found.st_mode) else "not a file"
+    except FileNotFoundError:
+        is_link = os.path.islink(path)
+        reason = f"a link to {os.readlink(path)}, which is not there" if is_link else "no such file"
+    except OSError as error:
+        reason = error.strerror
+    raise UserError(f"{path}: {reason}; expected a video file")
+
+
+def _crc32(path):
+    crc = 0
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            crc = zlib.crc32(part, crc)
+    return crc
+
+
+def extract(path, store, folder, allow_partial=False):
+    """Decode one video to frames in a store, as its spec says; they appear only when complete.
+
+    Raises UserError for a video that does not decode as a whole; with `allow_partial` only for one that
+    gives no frame.
+    """
+    with store.writer(folder) as write:
+        status, crc32 = file_status(path), _crc32(path)
+        with open_video(path) as video:
+            n_frames, partial = _write_frames(video, write, store.spec, allow_partial)
+            fps = float(store.spec.fps or video.rate)
+            return Extracted(
+                n_frames, fps, partial, status.st_size, status.st_mtime, crc32, video.is_told
+            )
+
+
+def _write_frames(video, write, spec, allow_partial):
     n_frames, partial, reformatters = 0, None, {}
     try:
-        temporary.mkdir(parents=True)
-        try:
-            for frame, n_copies in read_frames(path, fps):
-                content = _encode(path, frame, size, quality, reformatters) if n_copies else None
-                for _ in range(n_copies):
-                    n_frames += 1
-                    _write(temporary / frame_name(n_frames), content)
-            if n_frames == 0:
-                raise UserError(f"{path}: too short for a frame at {fps:g} frames a second")
-        except DiskFull:
-            raise
-        except UserError as error:
-            if not allow_partial or n_frames == 0:
-                raise
-            partial = str(error)
-        shutil.rmtree(folder, ignore_errors=True)  # one that no journal names
-        os.rename(temporary, folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:  # no room for the folder itself
-            raise DiskFull(folder, 4096, error.strerror) from None
+        for frame, n_copies in video.frames(spec.fps):
+            content = _encode(video, frame, spec, reformatters) if n_copies else None
+            for _ in range(n_copies):
+                write(content)
+            n_frames += n_copies
+        if n_frames == 0:
+            at = f" at {spec.fps:g} frames a second" if spec.fps else ""
+            raise UserError(f"{video.path}: too short for a frame{at}")
+    except DiskFull:
         raise
+    except UserError as error:
+        if not allow_partial or n_frames == 0:
+            raise
+        partial = str(error)
     return n_frames, partial
 
 
-def _encode(path, frame, size, quality, reformatters):
+def _encode(video, frame, spec, reformatters):
     try:
-        return encode_frame(frame, size, quality, reformatters)
+        return encode_frame(frame, spec.size, spec.quality, reformatters, video.sides)
     except (ValueError, av.FFmpegError) as error:  # of a shape or a format that jpg does not have
-        raise UserError(f"{path}: a frame does not encode as jpg: {error}") from None
+        raise UserError(f"{video.path}: a frame does not encode as jpg: {error}") from None
 
 
-def _write(path, content):
+def sample_size(path, store, n_frames=25):
+    """Return how many bytes on disk a video's frames will take, and how many frames, by its first ones."""
+    n_claimed, taken, reformatters, spec = 0, [], {}, store.spec
     try:
-        path.write_bytes(content)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise DiskFull(path, len(content), error.strerror) from None
-        raise
-
-
-def sample_size(path, size, quality, fps=None, n_frames=25):
-    """Return how many bytes on disk a video's frames will take, and how many frames, by its first ones.
-
-    A file takes whole blocks, of 4096 bytes on most disks.
-    """
-    taken, reformatters = [], {}
-    try:
-        for frame, _ in read_frames(path, fps):
-            taken.append(-(-len(_encode(path, frame, size, quality, reformatters)) // 4096) * 4096)
-            if len(taken) == n_frames:
-                break
+        file_status(path)
+        with open_video(path) as video:
+            n_claimed = video.n_claimed(spec.fps)
+            for frame, _ in video.frames(spec.fps):
+                n_bytes = len(_encode(video, frame, spec, reformatters))
+                taken.append(math.ceil(n_bytes / _BLOCK) * _BLOCK if store.one_file_a_frame else n_bytes)
+                if len(taken) == n_frames:
+                    break
     except UserError:
-        pass  # extraction itself will tell
-    n = claimed_frames(path, fps) if taken else 0
-    return n * sum(taken) / max(1, len(taken)), n
+        pass  # extraction itself will report it
+    return (n_claimed * sum(taken) / len(taken), n_claimed) if taken else (0, 0)
 
 
 def require_frames_folder(path, may_be_new):
     """Raise UserError for a folder that stage 1 did not make: in its own it deletes and redoes."""
-    journal_path = path / "frames.jsonl"
-    # A journal cut short in its first line is from before any frame.
-    if journal_path.is_file() and b"\n" in journal_path.read_bytes():
+    if (path / JOURNAL).is_file() and read_spec(path) is not None:
         return
     if not may_be_new:
-        raise UserError(f"{path}: no frames.jsonl in it; run generate_video_jpgs.py first")
+        raise UserError(f"{path}: no {JOURNAL} in it; run generate_video_jpgs.py first")
     if any(entry.is_dir() for entry in path.glob("[!.]*")):
         raise UserError(
-            f"{path}: holds folders but no frames.jsonl, so this script did not make them; "
-            "give another folder, or delete this one"
+            f"{path}: holds folders but no {JOURNAL}, so this script did not make them; give another folder"
         )
 
 
-def _is_safe(entry):
-    """Tell whether an entry names a video inside the folder and at least one frame."""
-    parts = str(entry.get("video")).split("/")
-    is_name = len(parts) == 2 and not {"", ".", ".."}.intersection(parts) and "\0" not in entry["video"]
-    return is_name and type(entry.get("n_frames")) is int and entry["n_frames"] > 0
+def require_apart(path, videos_path):
+    """Raise UserError for a folder of frames that is the folder of the videos, or lies above it."""
+    frames, videos = os.path.realpath(path), os.path.realpath(videos_path)
+    if videos == frames or os.path.commonpath([frames, videos]) == frames:
+        what = "is the folder of" if videos == frames else f"holds {videos_path}, the folder of"
+        raise UserError(
+            f"{path}: {what} the videos; give the frames a folder of their own, such as {videos}-jpg"
+        )
 
 
 class FramesFolder:
-    """A folder of frames with its journal. Raises UserError where they are of other settings, or foreign."""
+    """A folder of frames and its journal: `entries` maps the folder of each finished video to its line.
 
-    def __init__(self, path, settings=None):
-        """`settings` are those of this run; None reads a finished folder with its own."""
+    Only what the journal names is done.
+    """
+
+    def __init__(self, path, spec=None):
+        """`spec` is the `FrameSpec` of this run, for a new folder or one to complete; None only reads one.
+
+        Raises UserError if the frames were made otherwise, or not by stage 1.
+        """
         self.path = path
-        journal_path = path / "frames.jsonl"
-        require_frames_folder(path, may_be_new=settings is not None)
+        require_frames_folder(path, may_be_new=spec is not None)
         # A line gets to the disk after the frames that it speaks of, even if the machine is lost.
-        self.journal = Journal(journal_path, flush_seconds=30, before_flush=self._sync)
+        self.journal = Journal(path / JOURNAL, flush_seconds=30, before_flush=self._sync)
         if not self.journal.entries:
-            self.journal.add(settings)
+            self.journal.add(spec.to_json())
             self.journal.flush()
-        self.settings = self.journal.entries[0]
-        if settings is not None and self.settings != settings:
-            raise UserError(
-                f"{path}: holds frames made with {self.settings}, this run has {settings}; "
-                "use the same settings or another folder"
-            )
-        if "size" not in self.settings or not all(map(_is_safe, self.journal.entries[1:])):
-            raise UserError(f"{journal_path}: broken; delete the folder {path} and run again")
-        self.entries = {entry["video"]: entry for entry in self.journal.entries[1:]}
-        if settings is not None:  # a check alone changes nothing
-            self.remove_temporaries()
+        found = spec_of(self.journal.entries[0], self.journal.path)
+        changed = spec and differences(found, spec)
+        if changed:
+            raise UserError(f"{path}: holds other frames: {changed}; use the same settings or another folder")
+        self.entries = finished_videos(self.journal.entries, self.journal.path)
+        self.store = new_store(path, found)
+        if spec is not None:  # a check alone changes nothing
+            self.store.remove_temporaries()
 
     def unknown(self):
-        """Return the `<Class>/<video>` that have a folder but no line, as a killed run leaves them."""
-        folders = (path for path in self.path.glob("[!.]*/[!.]*") if path.is_dir())
-        names = (f"{path.parent.name}/{path.name}" for path in folders)
-        return sorted(name for name in names if name not in self.entries)
-
-    def remove_temporaries(self):
-        """Delete what killed processes left; for the folder's owner alone."""
-        for folder in self.path.glob("*/.*.tmp"):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Return the folders of videos that are there without a line, as a killed run leaves them."""
+        return sorted(folder for folder in self.store.videos() if folder not in self.entries)
 
     def _sync(self):
         """Bring all written frames to the disk."""
@@ -155,52 +182,47 @@ class FramesFolder:
         finally:
             os.close(descriptor)
 
-    def is_done(self, name, allow_partial):
-        """Tell whether `<Class>/<video>` is finished; a partial video only where those are allowed."""
-        entry = self.entries.get(name)
-        return entry is not None and (allow_partial or "partial" not in entry) and (self.path / name).is_dir()
+    def is_done(self, folder, allow_partial):
+        """Tell whether a video is finished; a partial one only if those are allowed."""
+        entry = self.entries.get(folder)
+        is_finished = entry is not None and (allow_partial or "partial" not in entry)
+        return is_finished and os.path.exists(self.store.place(folder))
 
-    def check_links(self, names):
-        """Raise UserError where writing a video would follow a link out of the folder."""
+    def is_replaced(self, folder, path):
+        """Tell whether a video's file is another one than its frames were made of.
+
+        That is unknown, and taken for no, if the journal has no size of it, as of frames made earlier. A
+        file that was only copied has another time, and the same content.
+        """
+        entry = self.entries.get(folder, {})
+        if "bytes" not in entry:
+            return False
+        try:
+            status = os.stat(path)
+            is_like = entry["bytes"] == status.st_size
+            return not is_like or entry.get("mtime") != status.st_mtime and entry.get("crc32") != _crc32(path)
+        except OSError:  # without its file, a video is as its frames are
+            return False
+
+    def check_links(self, folders):
+        """Raise UserError if writing a video would follow a link out of the folder."""
         root = os.path.realpath(self.path)
-        for place in {name.split("/")[0] for name in names} | set(names):
-            folder = self.path / place
-            if folder.is_symlink() and not os.path.realpath(folder).startswith(root + os.sep):
-                raise UserError(f"{folder}: a link that leads out of {self.path}; remove it")
+        parents = {self.path / folder.split("/")[0] for folder in folders}
+        for place in (*sorted(parents), *map(self.store.place, folders)):
+            if os.path.islink(place) and not os.path.realpath(place).startswith(root + os.sep):
+                raise UserError(f"{place}: a link that leads out of {self.path}; remove it")
 
-    def add(self, name, n_frames, partial=None):
+    def add(self, folder, extracted):
         """Note that a video is finished."""
-        entry = {"video": name, "n_frames": n_frames, **({"partial": partial} if partial else {})}
-        self.entries[name] = entry
+        entry = {"video": folder, **extracted._asdict()}
+        del entry["is_told"]  # noted once
+        if entry["partial"] is None:
+            del entry["partial"]
+        self.entries[folder] = entry
         self.journal.add(entry)
 
-    def forget(self, names):
+    def forget(self, folders):
         """Take videos for not done, so that the next run decodes them again."""
-        self.journal.keep(lambda entry: entry.get("video") not in names)
-        for name in names:
-            self.entries.pop(name, None)
-
-
-def check_video(folder, n_frames, size):
-    """Read every frame of a finished video; return what is wrong as a list of texts, empty if nothing is."""
-    try:
-        names = set(os.listdir(folder))
-    except OSError:
-        return ["no folder"]
-    expected = {frame_name(number) for number in range(1, n_frames + 1)}
-    findings = [f"{name} is missing" for name in sorted(expected - names)]
-    findings += [f"{name} does not belong there" for name in sorted(names - expected)]
-    first = None
-    for name in sorted(expected & names):
-        try:
-            *shape, colours, _ = simplejpeg.decode_jpeg_header((folder / name).read_bytes())
-            read_frame(folder / name)
-        except (UserError, ValueError):
-            findings.append(f"{name} does not decode as jpg")
-            continue
-        first = first or shape
-        if colours != "YCbCr":
-            findings.append(f"{name} is {colours}, not a colour jpg as stage 1 writes it")
-        elif min(shape) != size or shape != first:
-            findings.append(f"{name} is {shape[1]} x {shape[0]}, not of short side {size} as the others")
-    return findings
+        self.journal.keep(lambda entry: entry.get("video") not in folders)
+        for folder in folders:
+            self.entries.pop(folder, None)

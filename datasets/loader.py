@@ -1,16 +1,16 @@
 """Batches of clips, read ahead by worker processes into memory that they share with this one.
 
-A batch has its place in anonymous shared memory, which is not /dev/shm, so that no container's limit on
-that holds. Each reader gets its part of every batch as a list of requests, writes the clips where they
-belong, and answers; nothing else travels between the processes.
+A batch has its place in anonymous shared memory, which is not /dev/shm, so that a container's limit on
+that does not hold. Each reader gets its share of every batch as a list of requests, writes the clips where
+they belong, and says so; nothing else travels between the processes.
 """
 import math
 import mmap
 
 import numpy as np
 
-from datasets.processes import Worker, WorkerDied, interrupts_held, kill_all
-from opts import UserError
+from datasets.workers import Worker, WorkerDied, interrupts_held, kill_all
+from run.console import UserError
 
 # Batches in the making while one is in use: enough to bridge a slow moment of a network disk.
 N_AHEAD = 4
@@ -20,7 +20,7 @@ class ClipLoader:
     """Batches of clips in a given order: `(clips_thwc [N, T, H, W, 3] uint8, video_indices [N] int64)`.
 
     Both are arrays. The clips are the readers' own memory, not a copy: they hold until the next batch is
-    asked for. Close the iterator (`contextlib.closing`) where it may be left early.
+    asked for. Close the iterator (`contextlib.closing`) if it may be left early.
     Raises UserError, in the caller's process, for a frame that cannot be read, and for a reader that
     died.
     """
@@ -64,7 +64,7 @@ class ClipLoader:
                 places = [np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8) for _ in range(n_places)]
                 for _ in range(self.n_threads):
                     with interrupts_held():
-                        readers.append(Worker(_read_part, self.clips, places))
+                        readers.append(Worker(_read_share, self.clips, places))
             except OSError as error:
                 needed = f"{n_places} batches of {n_bytes / 1e6:,.0f} MB"
                 raise UserError(
@@ -75,30 +75,30 @@ class ClipLoader:
                 done = i - n_places
                 if done >= 0:
                     for reader in readers:
-                        _require_done(reader.answer())
+                        _require_done(reader.result())
                     place = places[done % n_places]
                     yield place[: math.prod(shapes[done])].reshape(shapes[done])
                 if i < len(shapes):
                     requests = [(row, self.clips.request(key)) for row, key in enumerate(self.batches[i])]
                     for number, reader in enumerate(readers):
-                        reader.ask((i % n_places, shapes[i], requests[number :: len(readers)]))
+                        reader.submit((i % n_places, shapes[i], requests[number :: len(readers)]))
         finally:
             kill_all(readers)
 
 
-def _require_done(answer):
-    if isinstance(answer, WorkerDied):
+def _require_done(result):
+    if isinstance(result, WorkerDied):
         raise UserError(
-            f"a reader process died ({answer.how}; out of memory, or killed?); what is saved is whole: go "
-            "on from it, with fewer --n_threads"
+            f"a reader process died ({result.how}; out of memory, or killed?); what is saved is whole: "
+            "continue from it, with fewer --n_threads"
         )
-    if answer is not None:
-        raise answer
+    if result is not None:
+        raise result
 
 
-def _read_part(question, clips, places):
+def _read_share(task, clips, places):
     """Read some clips of a batch into their places; what a reader does."""
-    place, shape, requests = question
+    place, shape, requests = task
     batch = places[place][: math.prod(shape)].reshape(shape)
     for row, request in requests:
         clips.read(request, batch[row])

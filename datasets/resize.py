@@ -2,9 +2,9 @@
 
 Pillow resizes with a triangle as wide as the reduction: along the rows, rounded to 8 bits, then along
 the columns, with weights of 22 fractional bits. The same sums are taken here over whole arrays, which
-numba compiles to vector instructions. Where numba is not installed, Pillow itself does it.
+numba compiles to vector instructions. If numba is not installed, Pillow itself does it.
 
-Pillow 13 takes the columns first where that is less work, which changes a third of all crops by one
+Pillow 13 takes the columns first if that is less work, which changes a third of all crops by one
 level here and there. Here the rows always come first, as in the versions that the reference ran on.
 """
 import functools
@@ -12,7 +12,7 @@ import functools
 import numpy as np
 from PIL import Image
 
-from opts import note
+from run.console import note
 
 try:
     import numba

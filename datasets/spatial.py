@@ -1,14 +1,10 @@
-"""Crop and resize the frames of a clip, in Pillow's pixels.
+"""Choose the crop of a clip: which part of its frames it shows, and how large. `datasets/resize.py` cuts it.
 
 Reference: `spatial_transforms.py`; there as here one choice holds for all frames of a clip. A box
-is `(x, y, width, height)` in the frame's pixels. Clips are `[T, H, W, 3] uint8 RGB`.
+is `(x, y, width, height)` in the frame's pixels.
 """
 import math
 from typing import NamedTuple
-
-import numpy as np
-
-from datasets.resize import bilinear
 
 # Sides of the corner crops relative to the frame's short side. Paper: section 3.3.
 CORNER_SCALES = tuple(2 ** (-k / 4) for k in range(5))
@@ -65,7 +61,7 @@ class Crop(NamedTuple):
 
 
 def box_crop(box, size):
-    """Return the crop that resizes a box to `size` x `size`; Pillow's filter sees the box alone."""
+    """Return the crop that resizes a box to `size` x `size`; nothing outside of the box counts."""
     return Crop(box, (size, size), (0, 0), (size, size))
 
 
@@ -86,33 +82,3 @@ def center_crop(width, height, size):
     whole = short_side_crop(width, height, size)
     window = tuple(round((side - size) / 2) for side in whole.size)
     return whole._replace(window=window, shape=(size, size))
-
-
-def crop_and_resize(frames, box, size):
-    """Cut the box out of each frame and resize it to `size` x `size`; return the clip.
-
-    Raises ValueError, as the next two do, where the frames are not all of one size.
-    """
-    return _cropped(frames, box_crop(box, size))
-
-
-def resize_short_side(frames, size):
-    """Resize each frame so that its short side is `size`; return the clip."""
-    height, width, _ = frames[0].shape
-    return _cropped(frames, short_side_crop(width, height, size))
-
-
-def resize_and_center_crop(frames, size):
-    """Resize the short side to `size`, then cut the central square; return the clip."""
-    height, width, _ = frames[0].shape
-    return _cropped(frames, center_crop(width, height, size))
-
-
-def _cropped(frames, crop):
-    resize = bilinear(*crop)
-    clip = np.empty((len(frames), *crop.shape, 3), np.uint8)
-    for frame, out in zip(frames, clip):
-        if frame.shape != frames[0].shape:
-            raise ValueError(f"frames of two sizes in one clip: {frames[0].shape[:2]}, {frame.shape[:2]}")
-        resize(frame, out)
-    return clip
