@@ -1,59 +1,145 @@
-"""Checkpoints: one `.pdparams` file with the weights, the facts about them and, in mid-training,
-the state of the training.
+"""Checkpoints: one `.pdparams` file with the weights, what is known of them and, in mid-training, the state
+of the training.
 
-    {"conv1.weight": array, ..., "fc.bias": array,        the weights, under the network's own names
-     "facts@@": '{"model": {"model_depth": 50, ...}, "class_names": [...], ...}',
-     "velocity@@": {"fc.weight": array, ...}}             only where a training can be resumed
+    {"conv1.weight": array, ..., "fc.bias": array,       the weights, under the network's own names
+     "metadata@@": '{"version": 2, ...}',                JSON, see `Metadata`
+     "velocity@@": {"fc.weight": array, ...}}            more groups of tensors, only to resume a training
 
-`load_network(path)` gives the network. `net.set_state_dict(paddle.load(path))` reads the file too;
-keys with @@ are Paddle's own convention for what is not a tensor. Paddle's loader runs whatever code
-a pickle asks for; the one here reads arrays, numbers, text and containers, and refuses the rest.
+`load_network(path)` gives the network. `net.set_state_dict(paddle.load(path))` reads the file too; keys with
+@@ are Paddle's own convention for what is not a tensor. Paddle's loader runs whatever code a pickle asks
+for; the one here reads arrays, numbers, text and containers, and refuses the rest.
 """
-import inspect
 import json
-import math
 import pickle
-import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from disk import write_file
-from model.data_pickle import Built, DataReader
-from model.resnet3d import STAGE_CHANNELS, ResNet3D
-from model.weights import architecture_of, load_weights
-from opts import UserError
+from model import networks
+from model.data_pickle import DataReader, array_of
+from model.weights import load_weights
+from run.console import UserError
+from run.files import atomic_write
+from run.fingerprints import Fingerprints
+from run.kinds import Spec, field, require_object, versioned
+from run.spec import MEANS, ClipSpec, NetworkSpec, Published, Recipe
 
-FACTS, VELOCITY = "facts@@", "velocity@@"
-# What the released weights were trained on, and so what weights without facts are taken for.
-DEFAULT_INPUT = {
-    "sample_size": 112,
-    "sample_duration": 16,
-    "sample_t_stride": 1,
-    "mean_dataset": "kinetics",
+METADATA, METADATA_V1 = "metadata@@", "facts@@"
+
+
+@dataclass(frozen=True)
+class Best(Spec):
+    """The epoch with the highest validation clip accuracy so far, the lower loss deciding a tie."""
+
+    epoch: int = field(1, low=1)
+    val_clip_accuracy: float = field(0.0, low=0, high=1)
+    val_loss: float = field(0.0)
+
+    def is_better_than(self, other):
+        """Tell whether this epoch is better than another, or there is no other."""
+        order = lambda best: (best.val_clip_accuracy, -best.val_loss)
+        return other is None or order(self) > order(other)
+
+
+@dataclass(frozen=True)
+class TrainingState(Spec):
+    """Where a training is: `epoch` finished epochs, `step` steps of the next one and their `sums`.
+
+    `n_videos` and `data` are the number of training videos and the checksum of the annotation (None: not
+    known, as version 1 did not keep it), `n_ranks` the number of processes; `scheduler` and `scaler` are
+    the states of Paddle's learning rate scheduler and gradient scaler.
+    """
+
+    epoch: int = field(0, low=0)
+    step: int = field(0, low=0)
+    sums: dict = field({}, type=dict)
+    n_ranks: int = field(1, low=1)
+    n_videos: int = field(1, low=1)
+    data: int = field(None, type=int, optional=True)
+    scheduler: dict = field({}, type=dict)
+    scaler: dict = field({}, type=dict)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is known of weights; JSON of version 2:
+
+        {"version": 2,
+         "network": {"name": "resnet", "arguments": {"model_depth": 50, "n_classes": 101, ...}},
+         "clip": {"sample_size": 112, "mean": [...], "frame_rates": [25, 25, 29.97], ...},
+         "class_names": ["ApplyEyeMakeup", ...],    null for weights that came without
+         "recipe": {...}, "recipe_name": "paper2_finetune",    null for converted weights
+         "published": {...},    the accuracy that was published for the recipe, or null
+         "best": {"epoch": 12, "val_clip_accuracy": 0.89, "val_loss": 0.41},    or null
+         "training": {"epoch": 20, "step": 0, ...},    `TrainingState`, null if nothing can be resumed
+         "training_videos": "3q2+78r+..."}    `Fingerprints` of the videos trained on; null if unknown
+    """
+
+    network: NetworkSpec
+    clip: ClipSpec = ClipSpec()
+    class_names: list = None
+    recipe: Recipe = None
+    recipe_name: str = None
+    published: Published = None
+    best: Best = None
+    training: TrainingState = None
+    training_videos: Fingerprints = None
+
+    def to_json(self):
+        """Return what JSON can hold; `from_json` reads it."""
+        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        parts = {k: v.to_json() if hasattr(v, "to_json") else v for k, v in content.items()}
+        return {"version": 2, **parts}
+
+    @classmethod
+    def from_json(cls, content, where):
+        """Return the metadata that `to_json` described. Raises UserError, which names the field."""
+        content = versioned(require_object(content, where), 2, where)
+        unknown = set(content) - set(cls.__dataclass_fields__)
+        if unknown or content.get("network") is None:
+            raise UserError(f"{where}: {f'unknown field {min(unknown)!r:.80}' if unknown else 'no network'}")
+        for name, spec in _PARTS.items():
+            if content.get(name) is not None:
+                content[name] = spec.from_json(content[name], f"{where}: {name}")
+        content["network"] = networks.checked(content["network"], f"{where}: network")
+        if content.get("clip") is None:
+            content["clip"] = ClipSpec()
+        metadata = cls(**content)
+        names, n_classes = metadata.class_names, metadata.network.arguments["n_classes"]
+        is_names = type(names) is list and all(type(name) is str for name in names)
+        if names is not None and (not is_names or len(names) != n_classes):
+            raise UserError(f"{where}: class_names are not {n_classes} names")
+        if type(metadata.recipe_name) not in (str, type(None)):
+            raise UserError(f"{where}: recipe_name is not text")
+        return metadata
+
+
+_PARTS = {
+    "network": NetworkSpec,
+    "clip": ClipSpec,
+    "recipe": Recipe,
+    "published": Published,
+    "best": Best,
+    "training": TrainingState,
+    "training_videos": Fingerprints,
 }
 
 
 class Checkpoint(NamedTuple):
-    """`weights` and `velocity` map names to float32 arrays; `facts` is what JSON can hold.
+    """`groups` maps "weights", and if a training can be resumed "velocity", to `{name: float array}`."""
 
-    `facts["model"]` holds the arguments of `ResNet3D`, `facts["input"]` those of `DEFAULT_INPUT`,
-    `facts["class_names"]` the labels, None for weights that came without.
-    """
-
-    weights: dict
-    facts: dict
-    velocity: dict
+    groups: dict
+    metadata: Metadata
 
 
-def save_checkpoint(path, weights, facts, velocity=None):
+def save_checkpoint(path, groups, metadata):
     """Write a checkpoint file, whole or not at all."""
-    content = {**weights, FACTS: json.dumps(facts)}
-    if velocity is not None:
-        content[VELOCITY] = velocity
+    content = {**groups["weights"], METADATA: json.dumps(metadata.to_json())}
+    content.update({f"{name}@@": group for name, group in groups.items() if name != "weights"})
     # Protocol 4 keeps array data as plain bytes; Python's default of 4 to 5 depends on the version.
-    write_file(path, pickle.dumps(content, protocol=4))
+    atomic_write(path, pickle.dumps(content, protocol=4))
 
 
 def load_checkpoint(path):
@@ -63,6 +149,7 @@ def load_checkpoint(path):
     """
     try:
         content = DataReader(Path(path).read_bytes()).read()
+        return _checkpoint_of(content)
     except FileNotFoundError:
         raise UserError(f"{path}: no such weights") from None
     except IsADirectoryError:
@@ -72,125 +159,102 @@ def load_checkpoint(path):
     except OSError:
         raise
     except Exception as error:  # a broken pickle raises nearly anything
-        raise UserError(f"{path}: not a .pdparams file, or a broken one ({error})") from None
+        raise UserError(f"{path}: not a .pdparams file, or a broken one ({error!s:.200})") from None
+
+
+def _checkpoint_of(content):
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a dictionary of arrays, found {type(content).__name__}")
+        raise UserError(f"expected a dictionary of arrays, found {type(content).__name__}")
     if "LR_Scheduler" in content or any("_velocity_" in name for name in content):
-        raise UserError(f"{path}: an optimizer's state; give the .pdparams file beside it")
-    facts_json, velocity = content.pop(FACTS, "{}"), content.pop(VELOCITY, None)
+        raise UserError("an optimizer's state; give the .pdparams file beside it")
+    texts = {name: content.pop(name) for name in (METADATA, METADATA_V1) if name in content}
     content.pop("StructuredToParameterName@@", None)  # what paddle.save adds
-    weights = {name: _array(path, name, value) for name, value in content.items()}
-    if velocity is not None:
-        if not isinstance(velocity, dict):
-            raise UserError(f"{path}: {VELOCITY} is not a dictionary of arrays")
-        velocity = {name: _array(path, name, value) for name, value in velocity.items()}
+    groups = {name[:-2]: content.pop(name) for name in [n for n in content if n.endswith("@@")]}
+    for name, group in groups.items():
+        if not isinstance(group, dict):
+            raise UserError(f"{name}@@ is not a dictionary of arrays")
+    groups = {name: _arrays(group) for name, group in {**groups, "weights": content}.items()}
+    shapes = {name: tuple(array.shape) for name, array in groups["weights"].items()}
+    found = networks.recognise(shapes)
+    if not texts:
+        return Checkpoint(groups, Metadata(found))
+    (name, text), *_ = texts.items()
+    metadata = metadata_of(text, name, found)
+    if networks.shapes_of(metadata.network) != shapes:  # so no larger network is built than the weights are
+        raise UserError(f"{name}: of another network than the weights")
+    return Checkpoint(groups, metadata)
+
+
+def metadata_of(text, name, found=None):
+    """Return the metadata in JSON text, which stands under a name; `found` is the network of version 1."""
     try:
-        return Checkpoint(weights, _facts_of(facts_json, architecture_of(weights)), velocity)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        described = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{name} is broken: {error!s:.200}") from None
+    if name == METADATA_V1:
+        described = _upgraded(described, found, name)
+    return Metadata.from_json(described, name)
+
+
+def _arrays(group):
+    return {name: array_of(name, value) for name, value in group.items()}
+
+
+def _upgraded(facts, found, where):
+    """Return metadata of version 1 in today's form.
+
+    Version 1 knew one network, kept the normalisation by the name of its data set, and the recipe as the
+    options that the run was started with, in `run`.
+    """
+    facts = dict(require_object(facts, where))
+    clip, run = facts.get("input"), facts.get("run")
+    content = {
+        "version": 2,
+        "network": {"name": "resnet", "arguments": facts.get("model", found.arguments)},
+        "class_names": facts.get("class_names"),
+        "best": _upgraded_best(facts.get("best"), where),
+    }
+    if clip is not None:
+        clip = dict(require_object(clip, f"{where}: input"))
+        name = clip.pop("mean_dataset", "kinetics")
+        if type(name) is not str or name not in MEANS:
+            raise UserError(f"{where}: input: mean_dataset is {name!r:.80}, expected {', '.join(MEANS)}")
+        content["clip"] = {**clip, "mean": MEANS[name][0], "std": MEANS[name][1]}
+    if run is None:  # the best epoch of a run came without its recipe
+        return content
+    run = require_object(run, f"{where}: run")
+    options = require_object(run.get("options"), f"{where}: run: options")
+    content["recipe"] = {name: options[name] for name in Recipe.kinds() if name in options}
+    names = ("epoch", "step", "sums", "n_ranks", "n_videos", "scheduler", "scaler")
+    missing = [name for name in (*names, "ft_begin_module", "best") if name not in run]
+    if missing:
+        raise UserError(f"{where}: run: no {missing[0]}")
+    content["recipe"]["ft_begin_module"] = run["ft_begin_module"]
+    content["best"] = _upgraded_best(run["best"], where)
+    content["training"] = {name: run[name] for name in names}
+    return content
+
+
+def _upgraded_best(best, where):
+    """Return the best epoch of version 1, where epoch 0 stood for none."""
+    return best if best is None or require_object(best, f"{where}: best").get("epoch") != 0 else None
 
 
 def load_network(path):
-    """Return `(net, facts)` of a checkpoint or of bare weights: a `ResNet3D` in eval mode, and the facts
-    of `Checkpoint`, which say what it expects of a clip (`input`) and what its outputs are (`class_names`).
+    """Return `(net, metadata)` of a checkpoint or of bare weights, the network in eval mode.
 
-    Raises UserError as `load_checkpoint` does, and where the tensors are not all the network's.
+    Raises UserError as `load_checkpoint` does, and if the tensors are not all the network's.
     """
-    weights, facts, _ = load_checkpoint(path)
-    net = ResNet3D(**facts["model"])
+    groups, metadata = load_checkpoint(path)
+    net = networks.empty(metadata.network)
     try:
-        load_weights(net, weights)
+        load_weights(net, groups["weights"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     net.eval()
-    return net, facts
+    return net, metadata
 
 
-def position_of(path):
-    """Return `(epoch, step)` of a checkpoint's name, None for any other name.
-
-    `save_3.pdparams` is the end of epoch 3, `save_3_20.pdparams` came before it, after 20 steps.
-    """
-    match = re.fullmatch(r"save_(\d+)(?:_(\d+))?\.pdparams", Path(path).name)
-    return match and (int(match[1]), int(match[2]) if match[2] else math.inf)
-
-
-def saved_checkpoints(result_path):
-    """Return the checkpoints of a folder that a training can be resumed from, oldest first."""
-    return sorted(filter(position_of, Path(result_path).glob("save_*.pdparams")), key=position_of)
-
-
-def newest_checkpoint(path):
-    """Return the path itself, or where it is a folder the newest checkpoint in it."""
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    saved = saved_checkpoints(path)
-    if not saved:
-        raise UserError(f"{path}: no save_<epoch>.pdparams to resume from")
-    return saved[-1]
-
-
-def prune_checkpoints(result_path, keep):
-    """Delete all but the last `keep` ends of epochs, and what was saved inside an epoch before the newest."""
-    saved = saved_checkpoints(result_path)
-    ends = [path for path in saved if position_of(path)[1] == math.inf]
-    inside = [path for path in saved[:-1] if path not in ends]
-    for path in ends[:-keep] + inside:
-        path.unlink()
-
-
-def _facts_of(facts_json, found):
-    """Parse the facts, whose network has to be the one that was `found` in the weights."""
-    try:
-        facts = json.loads(facts_json)
-        model = {**_DEFAULT_MODEL, **facts.setdefault("model", found)}
-        inputs = facts.setdefault("input", DEFAULT_INPUT)
-        class_names = facts.setdefault("class_names", None)
-        # These two leave no trace in the weights.
-        free = {"conv1_t_stride": model["conv1_t_stride"], "no_max_pool": model["no_max_pool"]}
-        kinds = {key: type(value) for key, value in inputs.items()}
-        sizes = [value for value in inputs.values() if type(value) is int]
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise UserError(f"{FACTS} is broken: {error!r:.200}") from None
-    is_free = type(free["no_max_pool"]) is bool and type(free["conv1_t_stride"]) is int
-    if not is_free or not 1 <= free["conv1_t_stride"] <= 1000 or not _same_model(model, {**found, **free}):
-        raise UserError(f"{FACTS} is of another network than the weights")
-    if kinds != {key: type(value) for key, value in DEFAULT_INPUT.items()} or not all(
-        1 <= size <= 10_000 for size in sizes
-    ):
-        raise UserError(f"{FACTS} is broken: input is not like {DEFAULT_INPUT}")
-    if class_names is not None:
-        is_names = type(class_names) is list and all(type(name) is str for name in class_names)
-        if not is_names or len(class_names) != found["n_classes"]:
-            raise UserError(f"{FACTS} is broken: class_names are not {found['n_classes']} names")
-    return facts
-
-
-# ResNet3D's own defaults: the facts hold the arguments that it was built with.
-_DEFAULT_MODEL = {
-    name: argument.default
-    for name, argument in inspect.signature(ResNet3D.__init__).parameters.items()
-    if name != "self"
-}
-
-
-def _same_model(model, found):
-    """Compare two networks' arguments; factors may differ where they give the same channels."""
-    same = model.keys() == found.keys() and type(model["resnet_widen_factor"]) in (int, float)
-    if not same or not 0 < model["resnet_widen_factor"] < 1e6:
-        return False
-    channels = [[int(n * each["resnet_widen_factor"]) for n in STAGE_CHANNELS] for each in (model, found)]
-    rest = [{key: each[key] for key in found if key != "resnet_widen_factor"} for each in (model, found)]
-    # Depths 34 and 50 differ by their blocks, which `found` has from the weights.
-    return channels[0] == channels[1] and rest[0] == rest[1]
-
-
-def _array(path, name, value):
-    # paddle.save stores a parameter of a plain dictionary as the pair (its name, its array).
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
-        value = value[1]
-    array = value.content if isinstance(value, Built) else None
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: {name!r:.80} is not an array of floating-point numbers")
-    return array
+def not_finite(numbers):
+    """Return the names of arrays, `{name: array}`, that hold a number that is not finite."""
+    return [name for name, array in numbers.items() if not np.isfinite(array).all()]

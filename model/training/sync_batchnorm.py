@@ -1,6 +1,9 @@
 """BatchNorm over the clips of all ranks. Paddle's own SyncBatchNorm has no CPU kernel, so that it could
-not be tested here, and takes all ranks for equally many clips, which a short last batch is not.
+not be tested here, and takes all ranks for equally many clips, which a short last batch is not. It is used
+where it is asked for and the parts are equal.
 """
+import math
+
 import paddle
 import paddle.nn as nn
 from paddle.autograd import PyLayer
@@ -38,16 +41,28 @@ class _Normalise(PyLayer):
 
 
 class SyncBatchNorm3D(nn.Layer):
-    """A `BatchNorm3D` with the same parameters and statistics, whose batch is that of all ranks."""
+    """A `BatchNorm3D` with the same parameters and statistics, whose batch is that of all ranks.
 
-    def __init__(self, batchnorm, ranks):
+    With `paddles_own`, Paddle's kernel computes as long as `is_even` says that the ranks' parts are equal.
+    """
+
+    def __init__(self, batchnorm, ranks, paddles_own=False):
         super().__init__()
+        self.is_even = False
         self.weight, self.bias = batchnorm.weight, batchnorm.bias
         self._mean, self._variance = batchnorm._mean, batchnorm._variance
         self._momentum, self._epsilon = batchnorm._momentum, batchnorm._epsilon
         self._ranks = ranks
+        self._paddles_own = ()  # in a tuple, so that it is no layer of the network beside this one
+        if paddles_own:
+            own = nn.SyncBatchNorm(len(self.weight), self._momentum, self._epsilon)
+            for name in ("weight", "bias", "_mean", "_variance"):
+                setattr(own, name, getattr(self, name))
+            self._paddles_own = (own,)
 
     def forward(self, x):
+        if self.training and self.is_even and self._paddles_own:
+            return self._paddles_own[0](x)
         if not self.training:
             return nn.functional.batch_norm(
                 x, self._mean, self._variance, self.weight, self.bias, False, epsilon=self._epsilon
@@ -73,10 +88,32 @@ class SyncBatchNorm3D(nn.Layer):
         return mean, variance, table[:, 0].sum()
 
 
-def synchronise_batchnorms(net, ranks):
+def synchronise_batchnorms(net, ranks, paddles_own=False):
     """Replace every `BatchNorm3D` of a network by one that shares its parameters and its statistics."""
     for name, child in list(net.named_children()):
         if isinstance(child, nn.BatchNorm3D):
-            setattr(net, name, SyncBatchNorm3D(child, ranks))
+            setattr(net, name, SyncBatchNorm3D(child, ranks, paddles_own))
         else:
-            synchronise_batchnorms(child, ranks)
+            synchronise_batchnorms(child, ranks, paddles_own)
+
+
+@paddle.no_grad()
+def batchnorms_of_one_value(net, clips_shape):
+    """Return the names of the `BatchNorm3D`s that see one value a channel of clips of a shape.
+
+    Such a one has no variance in train mode. The network is put in eval mode.
+    """
+    found, hooks = [], []
+    for name, layer in net.named_sublayers():
+        if isinstance(layer, nn.BatchNorm3D):
+
+            def note_size(_, inputs, name=name):
+                if math.prod(inputs[0].shape) == inputs[0].shape[1]:
+                    found.append(name)
+
+            hooks.append(layer.register_forward_pre_hook(note_size))
+    net.eval()
+    net(paddle.zeros(clips_shape))
+    for hook in hooks:
+        hook.remove()
+    return found

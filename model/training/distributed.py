@@ -1,8 +1,8 @@
 """The processes that share a run: one, or those that `python -m paddle.distributed.launch` started.
 
-Every process is called a rank, as in Paddle. Gradients are summed here, in one exchange a step, and
-not by `paddle.DataParallel`, which averages the ranks' means and so weighs the clips of a short last
-batch unequally.
+Every process is called a rank, as in Paddle. One exchange a step carries the gradients, BatchNorm's running
+statistics, the figures of the step and a signal to stop. `paddle.DataParallel` would carry the gradients
+alone: statistics, figures and signals would need exchanges of their own.
 """
 import os
 import time
@@ -10,7 +10,23 @@ import time
 import paddle
 import paddle.distributed as dist
 
-from opts import UserError
+from model.device import explained, failure
+from run.console import UserError
+
+
+def _variable(name, default, least=0, most=None):
+    """Return a whole number from the environment, `default` if it is not there."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    value = int(text) if text.strip().isdecimal() else -1
+    if value < least or (most is not None and value > most):
+        bounds = f"at least {least}" + ("" if most is None else f", at most {most}")
+        raise UserError(
+            f"the environment variable {name} is {text!r}, expected a whole number, {bounds}; unset it, or "
+            "start the script with python -m paddle.distributed.launch"
+        )
+    return value
 
 
 class RankLost(Exception):
@@ -20,30 +36,39 @@ class RankLost(Exception):
 class Ranks:
     """The number of this process among `n`, and what the processes exchange.
 
-    A context: where one rank fails, the others end too, with the message of the one that failed.
+    A context: if one rank fails, the others end too, with the message of the one that failed.
     """
 
     def __init__(self):
-        self.n = int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
-        self.rank = int(os.environ.get("PADDLE_TRAINER_ID", 0))
-        self.n_on_this_machine = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
+        """Read the launcher's variables. Raises UserError, which names it, for one that makes no sense."""
+        self.n = _variable("PADDLE_TRAINERS_NUM", 1, least=1)
+        # One process is the first, whatever an earlier run has left in the environment.
+        self.rank = _variable("PADDLE_TRAINER_ID", 0, most=self.n - 1) if self.n > 1 else 0
+        on_this_machine = _variable("PADDLE_LOCAL_SIZE", self.n, least=1, most=self.n) if self.n > 1 else 1
+        self.n_on_this_machine = on_this_machine
         self.is_first = self.rank == 0
+        if self.n > 1 and not os.environ.get("PADDLE_TRAINER_ENDPOINTS"):
+            raise UserError(
+                f"PADDLE_TRAINERS_NUM is {self.n}, but the launcher's PADDLE_TRAINER_ENDPOINTS is missing; "
+                "start the script with python -m paddle.distributed.launch, or unset PADDLE_TRAINERS_NUM"
+            )
 
     def __enter__(self):
         if self.n > 1:
-            dist.init_parallel_env()
+            with explained("nvidia-smi shows what is on the card"):
+                dist.init_parallel_env()
             self._store = paddle.base.core.create_or_get_global_tcp_store()
         return self
 
     def __deepcopy__(self, _):
-        return self  # of the processes there is one set, whatever is copied
+        return self  # there is one set of processes, whatever is copied
 
     def __exit__(self, kind, error, traceback):
         if error is None or self.n == 1:
             return
         try:
             if isinstance(error, RankLost):
-                raise UserError(self._message_of_the_failed()) from None
+                raise UserError(self._message_of_the_failed(error)) from None
             self._store.set("failure", f"rank {self.rank}: {str(error) or kind.__name__}")
             self._store.add("n_failures", 1)
         except RuntimeError:  # the first rank, which keeps the store, is gone
@@ -52,12 +77,14 @@ class Ranks:
         if self.is_first:
             time.sleep(1)  # for the others to read the store, which ends with this process
 
-    def _message_of_the_failed(self):
+    def _message_of_the_failed(self, error):
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             if self._store.add("n_failures", 0) > 0:
                 return self._store.get("failure").decode()
             time.sleep(0.1)
+        if "NCCL" in str(error):
+            return failure(error, "")
         return (
             "another rank is gone without a word (killed, or out of memory?); the last checkpoint is "
             "whole: start all ranks again with --resume_path"
@@ -66,10 +93,10 @@ class Ranks:
     def _exchange(self, function, *arguments, **keywords):
         try:
             return function(*arguments, **keywords)
-        except RuntimeError as error:  # gloo's; NCCL waits, and the launcher ends it
+        except (RuntimeError, OSError) as error:  # gloo's, NCCL's
             raise RankLost(str(error)) from None
 
-    def part(self, keys):
+    def shard(self, keys):
         """Return every n-th key from this rank's number on; together the ranks have each key once."""
         return keys[self.rank :: self.n]
 
@@ -95,7 +122,7 @@ class Ranks:
         self._exchange(dist.all_gather_object, gathered, value)
         return gathered
 
-    def spread(self, tensors):
+    def broadcast(self, tensors):
         """Overwrite every rank's tensors with the first rank's."""
         if self.n > 1:
             for tensor in tensors:
@@ -112,8 +139,8 @@ class Ranks:
 def sum_step(ranks, trained, statistics, figures):
     """Sum gradients and figures over the ranks and average BatchNorm's statistics, in one exchange.
 
-    `trained` is a list of parameters with gradients, `statistics` one of running means and variances,
-    both written in place; `figures` is a list of numbers, whose sums are returned.
+    `trained` is a list of parameters with gradients, `statistics` one of running means and variances; both
+    are written in place. `figures` is a list of numbers, whose sums are returned.
     """
     if ranks.n == 1:
         return figures

@@ -1,0 +1,144 @@
+"""What a process of its own measures for the check: training steps, and the scores of `test.py`.
+
+A process each, since cuDNN's choices and the memory of the card outlive a measurement.
+"""
+import statistics
+import time
+import zlib
+
+import numpy as np
+import paddle
+
+from model import networks
+from model.checkpoint import Metadata
+from model.device import autocast, explained, normalise, prepare_device
+from model.inference import scorer
+from model.training.distributed import Ranks
+from model.training.trainer import Trainer
+from model.weights import weights_of
+from run.console import UserError
+from run.spec import ClipSpec, NetworkSpec, Recipe
+
+
+def measured(task):
+    """Return what a task measures as a dictionary, `{"error": text}` if the device refuses.
+
+    {"what": "training", "network": {...}, "clip": {...}, "recipe": {...}, "speedups": [...],
+     "n_steps": 10, "exhaustive": true, "overflow": false}
+    {"what": "scores", "network": {...}, "clip": {...}, "batch_sizes": [32, 128, 256]}
+    """
+    try:
+        with explained("it does not fit"):
+            return {"training": training, "scores": scores}[task["what"]](task)
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def _prepared(task):
+    """Return a seeded network, its clip spec and a function that waits for the device."""
+    device = prepare_device()
+    if device != "cpu" and not task.get("exhaustive", True):
+        paddle.set_flags({"FLAGS_cudnn_exhaustive_search": False})
+    paddle.seed(0)
+    net = networks.build(NetworkSpec("resnet", task["network"]))
+    return net, ClipSpec.of(task["clip"]), paddle.device.synchronize if device != "cpu" else lambda: None
+
+
+def _pixels(n, clip):
+    rng = np.random.default_rng(3)
+    shape = (n, clip.sample_duration, clip.sample_size, clip.sample_size, clip.n_channels)
+    return rng.integers(0, 256, shape, np.uint8), rng.integers(0, 101, n)
+
+
+def training(task):
+    """Take steps on one batch again and again; return their times, losses and memory, see `measured`."""
+    with Ranks() as ranks:
+        net, clip, wait = _prepared(task)
+        recipe = Recipe.of(task["recipe"])
+        n = recipe.batch_size // ranks.n
+        pixels, classes = _pixels(recipe.batch_size, clip)
+        pixels, classes = (each[ranks.rank * n :][:n] for each in (pixels, classes))
+        trainer = Trainer(net, recipe, clip, ranks, tuple(task.get("speedups", ())))
+        trainer.begin()
+        trainer.train_mode()
+        if task.get("overflow"):
+            trainer.scaler._scale = paddle.full([1], 2.0**126)
+        seconds, losses, n_skipped = [], [], 0
+        for number in range(task["n_steps"] + 1):
+            wait()
+            begin = time.perf_counter()
+            sums = trainer.step(pixels, classes, recipe.batch_size, [number])
+            wait()
+            seconds.append(time.perf_counter() - begin)
+            losses.append(sums.loss / recipe.batch_size)
+            n_skipped += sums.n_skipped
+        step = statistics.median(seconds[1:])
+        parts = _parts_of_a_step(trainer, pixels, recipe.amp, wait)
+        digest = 0
+        for array in weights_of(net).values():
+            digest = zlib.crc32(np.ascontiguousarray(array).tobytes(), digest)
+        return {
+            "batch_size": recipe.batch_size,
+            "first_step_s": seconds[0],
+            "step_s": step,
+            "clips_per_second": recipe.batch_size / step,
+            **parts,
+            "losses": losses,
+            "n_skipped": n_skipped,
+            "digest": digest,
+            **_memory(),
+        }
+
+
+def _parts_of_a_step(trainer, pixels, amp, wait):
+    """Return the seconds of a copy to the device, of normalising after it and of a forward pass."""
+
+    def timed(function):
+        wait()
+        begin = time.perf_counter()
+        result = function()
+        wait()
+        return time.perf_counter() - begin, result
+
+    copy_s, _ = timed(lambda: paddle.to_tensor(pixels))
+    both_s, clips = timed(lambda: normalise(pixels, trainer.clip))
+    with paddle.no_grad(), autocast(amp):
+        forward_s, logits = timed(lambda: trainer.logits(clips))
+        conv = paddle.nn.functional.conv3d(clips[:1], trainer.net.conv1.weight, padding=3)
+    return {
+        "copy_s": copy_s,
+        "copy_gb_per_second": pixels.nbytes / copy_s / 1e9,
+        "normalise_s": max(0.0, both_s - copy_s),
+        "forward_s": forward_s,
+        "conv3d_dtype": str(conv.dtype).rpartition(".")[2],
+    }
+
+
+def _memory():
+    if paddle.get_device() == "cpu":
+        return {"peak_mb": None, "reserved_mb": None}
+    cuda = paddle.device.cuda
+    return {
+        "peak_mb": cuda.max_memory_allocated() // 1_000_000,
+        "reserved_mb": cuda.max_memory_reserved() // 1_000_000,
+    }
+
+
+def scores(task):
+    """Score batches as `test.py` does; return the clips a second of each batch size that fits."""
+    net, clip, _ = _prepared(task)
+    score = scorer(net, Metadata(net.spec, clip)).score
+    found = {}
+    for size in task["batch_sizes"]:
+        pixels, _ = _pixels(size, clip)
+        try:
+            with explained("it does not fit"):
+                score(pixels)  # cuDNN searches
+                begin = time.perf_counter()
+                for _ in range(3):
+                    score(pixels)
+        except UserError as error:
+            found[str(size)] = {"error": str(error)}
+            break
+        found[str(size)] = {"clips_per_second": 3 * size / (time.perf_counter() - begin), **_memory()}
+    return found

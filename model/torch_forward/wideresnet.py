@@ -1,0 +1,4 @@
+"""Wide ResNet3D with PyTorch's functions: a ResNet3D whose widths, like any, follow from the tensors."""
+from model.torch_forward.resnet3d import logits  # noqa: F401
+
+NAME = "wideresnet"
