@@ -1,0 +1,151 @@
+"""Label videos of your own, straight from their files: no frames on disk, no annotation.
+
+    python tools/predict.py clip.mp4
+
+prints the five best labels of the video. `--timeline` adds the best label of each second, `--json` prints a
+line of JSON for each video instead. `--render labelled.mp4` writes the video again with its labels drawn in,
+`--features features.npz` writes the vectors before the last layer and no labels. A video that cannot be
+read is reported and stops no other; the exit code is then 1.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import json
+
+from opts import predict_options
+from run.console import UserError, fault_of, note, run_script, working
+
+if __name__ == "__main__":
+    OPTIONS = predict_options()  # before Paddle, so that --help answers at once
+    with working("loading Paddle"):
+        import model.device  # noqa: F401
+
+import numpy as np
+
+from model.checkpoint import load_network
+from model.device import explained, prepare_device
+from model.inference import scorer
+from model.training.distributed import Ranks
+from prediction.checks import note_other_decoding
+from prediction.features import write_features
+from prediction.finding import named_videos
+from prediction.labels import label_video, result_lines
+from prediction.rendered_video import write_labelled_video
+from prediction.video_clips import LimitedClips
+
+
+def main(options):
+    if Ranks().n > 1:
+        raise UserError("tools/predict.py works in one process; start it without the launcher")
+    found = named_videos(options.videos, options.root_path, getattr(sys.stdin, "buffer", ()))
+    if options.render:  # before the network is there
+        found = only_one(found, options)
+    with explained("use a smaller --inference_batch_size"), working("loading the network"):
+        prepare_device()
+        net, metadata = load_network(options.resume_path)
+        note_other_decoding(options.resume_path, metadata, fast_decode=False)
+        network = scorer(net, metadata, features=bool(options.features))
+    output = Features(network, options) if options.features else Labels(network, options)
+    n_failed = 0
+    for path in found:
+        try:
+            result = output.of(video_clips(path, network.clip, options))
+        except Exception as error:  # whatever it is, it is this video's fault and stops no other
+            is_named = isinstance(error, UserError) or getattr(error, "filename", None)
+            print(f"error: {'' if is_named else f'{path}: '}{fault_of(error)}", file=sys.stderr)
+            n_failed += 1
+        else:
+            output.add(*result)
+    output.finish()
+    if n_failed:
+        sys.exit(1)
+
+
+def only_one(found, options):
+    """Return the videos that were found as a list. Raises UserError for several: --render takes one."""
+    found = list(found)
+    if len(found) > 1:
+        raise UserError(
+            f"{options.render}: one file, and {len(found)} videos in {options.videos[0]}; "
+            "give --render one of them"
+        )
+    return found
+
+
+def video_clips(path, clip, options):
+    """Return the clips of a video that was found; raise the error that was found in its place."""
+    if isinstance(path, Exception):
+        raise path
+    if options.render and path.resolve() == options.render.resolve():
+        raise UserError(f"{path}: --render would write over this video itself; give another name")
+    protocol = options.protocol
+    return LimitedClips(
+        path, clip, protocol.inference_stride, protocol.inference_crop, options.fps, options.time_limit
+    )
+
+
+class Labels:
+    """Prints the labels of each video, and writes it again with them."""
+
+    def __init__(self, network, options):
+        self.network, self.options = network, options
+        if network.class_names is None:
+            note(f"{options.resume_path}: has no class names; its classes are given by number, from 0")
+
+    def of(self, clips):
+        """Return a video's clips, its labels and those of each frame."""
+        network, options, protocol = self.network, self.options, self.options.protocol
+        return clips, *label_video(
+            clips,
+            clips.scored(network.score, protocol.inference_batch_size),
+            network.class_names,
+            protocol.output_topk,
+            options.timeline,
+            bool(options.render),
+        )
+
+    def add(self, clips, result, frame_labels):
+        """Print the labels of a video as soon as it is done, and write it again with them."""
+        options = self.options
+        print(json.dumps(result) if options.json else "\n".join(result_lines(result)), flush=True)
+        if options.render:
+            texts = [item and f"{item['label']} {item['score']:.2f}" for item in frame_labels]
+            write_labelled_video(clips.path, options.render, texts, clips.rate, clips.fps)
+            note(f"{options.render}: written, {len(texts)} frames")
+
+    def finish(self):
+        """Everything is printed already."""
+
+
+class Features:
+    """Collects the features of each video for one file."""
+
+    def __init__(self, network, options):
+        self.network, self.options = network, options
+        self.names, self.clip_video, self.windows, self.rows = [], [], [], []
+
+    def of(self, clips):
+        """Return a video's path, and the window and the features of each clip."""
+        scored = clips.scored(self.network.score, self.options.protocol.inference_batch_size)
+        return clips.path, *zip(*scored)
+
+    def add(self, path, windows, rows):
+        """Take in a video, whole."""
+        self.clip_video += [len(self.names)] * len(rows)
+        self.names.append(str(path))
+        self.windows += windows
+        self.rows += rows
+
+    def finish(self):
+        """Write the file, unless no video could be read."""
+        if self.names:
+            path, names, rows = self.options.features, self.names, np.stack(self.rows)
+            class_names = self.network.class_names
+            write_features(path, rows, self.clip_video, self.windows, names, class_names=class_names)
+            print(f"{path}: {len(names)} videos, {len(rows)} clips, {rows.shape[1]} features of each")
+
+
+if __name__ == "__main__":
+    run_script(main, OPTIONS)
