@@ -29,7 +29,7 @@ from av.video.reformatter import VideoReformatter
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from paired import ROOT, find_videos_to_measure, paired_runs, report, row
 
-from opts import UserError, run
+from run.console import UserError, run_script
 
 N_JOBS = 2
 PROBE = (
@@ -181,4 +181,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--n", type=int, default=5, help="paired runs")
     parser.add_argument("--n_copies", type=int, default=2, help="copies of each video")
-    run(main, parser.parse_args())
+    run_script(main, parser.parse_args())

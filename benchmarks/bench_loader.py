@@ -23,14 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from paired import find_videos_to_measure, paired_runs, report, row  # isort: skip
 import simplejpeg
 
-from datasets.annotation import Video
-from datasets.clips import MEANS, TrainingClips, WindowClips, normalise
+from datasets.annotation import Sample, Samples
+from datasets.clips import TrainingClips, WindowClips
 from datasets.extraction import extract
-from datasets.frames import frame_name
 from datasets.loader import ClipLoader
-from datasets.processes import in_processes
+from datasets.stores import new_store
+from datasets.stores.jpg_folders import frame_name
+from datasets.workers import in_processes
+from model.device import normalise
+from run.spec import MEANS, ClipSpec, FrameSpec, Recipe
 
-N_FRAMES, SIZE = 16, 112
+CLIP = ClipSpec()
 
 
 class TheirClips(torch.utils.data.Dataset):
@@ -70,34 +73,29 @@ class TheirClips(torch.utils.data.Dataset):
 
 
 def plans_of(clips, keys):
-    """Ask our own datasets which frames, box and mirror a key stands for, so that theirs shows the same."""
+    """Ask our own clips which frames, box and mirror a key stands for, so that theirs shows the same."""
     plans = []
     for key in keys:
         request = clips.request(key)
-        seen = {}
-        read_window = clips._read_window
-
-        def note_plan(folder, window, crop_of, out, seen=seen):
-            with Image.open(f"{folder}/{frame_name(window[0])}") as image:
-                seen["plan"] = (folder, window, *crop_of(*image.size))
-
-        clips._read_window = note_plan
-        clips.read(request, None)
-        clips._read_window = read_window
-        plans.append(seen["plan"])
+        folder = clips.store.place(request[0])
+        out = np.empty(clips.shape_of(key), np.uint8)
+        clips._decode = lambda reader, window, size, *plan, f=folder: plans.append((f, window, *plan[:2]))
+        clips.read(request, out)
+        del clips._decode
     return plans
 
 
 def make_frames(folder, n_videos):
-    """Decode real videos by stage 1 until there are enough; return `Video`s of one class."""
+    """Decode real videos by stage 1; return the store, and enough whole videos as `Sample`s of one class."""
     sources = find_videos_to_measure(folder / "avi")
-    tasks = [(path, folder / "jpg/A" / f"v{i:04d}", 240, 80) for i, path in enumerate(sources)]
-    n_frames = {str(task[1]): result[0] for task, result in in_processes(extract, tasks, 2, 600)}
-    videos = []
-    for i in range(n_videos):  # a folder may stand for several videos
-        source = folder / "jpg/A" / f"v{i % len(sources):04d}"
-        videos.append(Video(source.name, "A", 0, 1, n_frames[str(source)] + 1))
-    return videos
+    store = new_store(folder / "jpg", FrameSpec())
+    tasks = [(path, store, f"A/v{i:04d}") for i, path in enumerate(sources)]
+    n_frames = {task[2]: result.n_frames for task, result in in_processes(extract, tasks, 2, 600)}
+    samples = []
+    for i in range(n_videos):  # a video may serve for several samples
+        place = f"A/v{i % len(sources):04d}"
+        samples.append(Sample(place.split("/")[1], place, 0, 1, n_frames[place] + 1))
+    return store, samples
 
 
 def theirs_of(clips, batches, n_threads):
@@ -118,7 +116,7 @@ def ours_of(clips, batches, n_threads, is_normalised=False):
     def ours():
         start, n = time.perf_counter(), 0
         for batch, _ in ClipLoader(clips, batches, n_threads):
-            n += len(normalise(batch, "kinetics") if is_normalised else batch)
+            n += len(normalise(batch, CLIP) if is_normalised else batch)
         return n / (time.perf_counter() - start)
 
     return ours
@@ -172,11 +170,10 @@ def main(options):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        videos = make_frames(folder, options.n_clips)
-        arguments = (folder / "jpg", videos, SIZE, N_FRAMES, 1)
-        windows = {"windows": ("even", 1)}
-        training = TrainingClips(*arguments, manual_seed=1)
-        test, fast = WindowClips(*arguments, **windows), WindowClips(*arguments, **windows, fast_decode=True)
+        store, samples = make_frames(folder, options.n_clips)
+        arguments = store, Samples(samples), CLIP
+        training = TrainingClips(*arguments, Recipe())
+        test, fast = (WindowClips(*arguments, ("even", 1), fast_decode=is_fast) for is_fast in (False, True))
         rows, facts = [], {}
         batches = training.batches(1, options.batch_size)
         dataset, theirs = theirs_of(training, batches, options.n_threads)

@@ -22,8 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from paired import ROOT, find_videos_to_measure, report, row
 
-from datasets.annotation import Video, annotation_json, read_annotation
-from datasets.frames import check_frames, frame_name
+from datasets.annotation import Sample, Samples, annotation_json, read_annotation
+from datasets.stores.jpg_folders import Store, frame_name
+from run.spec import ClipSpec, Recipe
 
 N_UCF101 = {"videos": 13_320, "classes": 101, "frames": 2_486_290, "training": 9_537}
 N_KINETICS = {"videos": 650_000, "classes": 700}
@@ -32,7 +33,7 @@ SCRIPTS = ("generate_video_jpgs", "convert_to_paddle", "train", "test", "eval_ac
 
 
 def ucf101_sized():
-    """Return labels and videos, by subset, in UCF-101's number; lengths of 29 frames and more."""
+    """Return class names and samples, by subset, in UCF-101's number; lengths of 29 frames and more."""
     rng = random.Random(0)
     n = N_UCF101["videos"]
     lengths = [29 + int(rng.expovariate(1 / 157)) for _ in range(n)]
@@ -45,26 +46,26 @@ def ucf101_sized():
         label = i % len(labels)
         name = f"v_{labels[label]}_g{i // 101 % 25 + 1:02d}_c{i // 2525 + 1:02d}"
         subset = "training" if i < N_UCF101["training"] else "validation"
-        videos[subset].append(Video(name, labels[label], label, 1, length + 1))
+        videos[subset].append(Sample(name, f"{labels[label]}/{name}", label, 1, length + 1))
     return labels, videos
 
 
-def make_tree(frames_path, videos):
-    """Write a folder of frames for each video, every frame a link to an empty file."""
+def make_tree(frames_path, samples):
+    """Write a folder of frames for each sample, every frame a link to an empty file."""
     n_links = LINKS_A_FILE
-    for video in videos:
-        folder = frames_path / video.class_name / video.name
+    for sample in samples:
+        folder = frames_path / sample.folder
         folder.mkdir(parents=True)
-        for number in range(video.begin, video.end):
+        for number in range(sample.begin, sample.end):
             if n_links == LINKS_A_FILE:
-                source, n_links = f"{frames_path}/.{video.name}-{number}", 0
+                source, n_links = f"{frames_path}/.{sample.key}-{number}", 0
                 open(source, "w").close()
             os.link(source, f"{folder}/{frame_name(number)}")
             n_links += 1
 
 
 def kinetics_sized():
-    """Return labels and videos in Kinetics-700's number, named as its are."""
+    """Return class names and samples in Kinetics-700's number, named as its are."""
     rng = random.Random(1)
     labels = [f"doing something of kind {i:03d}" for i in range(N_KINETICS["classes"])]
     videos = []
@@ -72,7 +73,7 @@ def kinetics_sized():
         begin = rng.randrange(600)
         name = f"{rng.getrandbits(64):016x}"[:11] + f"_{begin:06d}_{begin + 10:06d}"
         label = i % len(labels)
-        videos.append(Video(name, labels[label], label, 1, rng.randrange(100, 301)))
+        videos.append(Sample(name, f"{labels[label]}/{name}", label, 1, rng.randrange(100, 301)))
     return labels, {"training": videos[:-35_000], "validation": videos[-35_000:]}
 
 
@@ -90,22 +91,22 @@ def open_index(annotation_path, frames_path=None):
     before = megabytes("Rss")
     clock, cpu = time.perf_counter(), time.process_time()
     annotation = read_annotation(Path(annotation_path))
-    videos = sum(annotation.videos.values(), [])
+    samples = sum(annotation.subsets.values(), Samples())
     if frames_path:
-        check_frames(Path(frames_path), videos)
+        Store(frames_path).check(samples)
     found = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - cpu}
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     gc.collect()
-    return {**found, "index_mb": megabytes("Rss") - before, "child_mb": private_megabytes(videos)}
+    return {**found, "index_mb": megabytes("Rss") - before, "child_mb": private_megabytes(samples)}
 
 
-def private_megabytes(videos):
-    """Return the MB that a forked process has for itself after it has looked at every video."""
+def private_megabytes(samples):
+    """Return the MB that a forked process has for itself after it has looked at every sample."""
     gc.freeze()
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
-        sum(video.end - video.begin + len(video.name) for video in videos)
+        sum(sample.end - sample.begin + len(sample.key) for sample in samples)
         os.write(theirs, str(megabytes("Private_Dirty")).encode())
         os._exit(0)
     os.waitpid(pid, 0)
@@ -116,10 +117,10 @@ def list_windows(annotation_path):
     """List the test windows of the validation subset, as test.py does."""
     from datasets.clips import WindowClips
 
-    videos = read_annotation(Path(annotation_path)).videos["validation"]
+    samples = read_annotation(Path(annotation_path)).subsets["validation"]
     gc.collect()
     before, start = megabytes("Rss"), time.perf_counter()
-    clips = WindowClips(Path("."), videos, 112, 16, 1, windows=("sliding", 16))
+    clips = WindowClips(Store("."), samples, ClipSpec(), ("sliding", 16))
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "mb": megabytes("Rss") - before, "n": len(clips)}
 
@@ -131,9 +132,9 @@ def first_batch(annotation_path, frames_path):
     from datasets.clips import TrainingClips
     from datasets.loader import ClipLoader
 
-    videos = sum(read_annotation(Path(annotation_path)).videos.values(), [])
-    clips = TrainingClips(Path(frames_path), videos, 112, 16, 1, manual_seed=1)
-    keys = [(1, i % len(videos)) for i in range(4 * 128)]
+    samples = sum(read_annotation(Path(annotation_path)).subsets.values(), Samples())
+    clips = TrainingClips(Store(frames_path), samples, ClipSpec(), Recipe())
+    keys = [(1, i % len(samples)) for i in range(4 * 128)]
     start = time.perf_counter()
     loader = ClipLoader(clips, [keys[i : i + 128] for i in range(0, len(keys), 128)], n_threads=4)
     with contextlib.closing(iter(loader)) as batches:

@@ -90,16 +90,19 @@ def paddle_step(n_clips, is_frozen_bn, trunk_alone):
     """Return a function that takes one step as train.py does, or runs the frozen part alone."""
     import paddle
 
-    from model.engine import evaluator, prepare_device
-    from model.resnet3d import ResNet3D
-    from model.training import build_optimizer, build_scheduler, train_from, training_loss
+    from model import networks
+    from model.device import prepare_device
+    from model.inference import evaluator
+    from model.training.optimization import build_optimizer, build_scheduler, train_from, training_loss
+    from run.spec import NetworkSpec, Recipe
 
     paddle.set_device("cpu")
     prepare_device()
     paddle.seed(0)
-    net = ResNet3D(50, N_CLASSES)
+    net = networks.build(NetworkSpec("resnet", {"n_classes": N_CLASSES}))
     trained = train_from(net, "layer4")
-    optimizer = build_optimizer(trained, build_scheduler("plateau", LEARNING_RATE), MOMENTUM, WEIGHT_DECAY)
+    recipe = Recipe(learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = build_optimizer(trained, build_scheduler(recipe), recipe)
     clips, labels = paddle.randn([n_clips, *CLIP]), paddle.arange(n_clips)
     trunk, head = net.split("layer4")
     net.train()

@@ -24,36 +24,31 @@ import paddle
 from bench_loader import TheirClips, make_frames, plans_of
 from paired import ROOT, paired_runs, report, row
 
-from convert_to_paddle import torch_logits
-from datasets.annotation import annotation_json
-from datasets.clips import WindowClips, normalise
-from model.checkpoint import DEFAULT_INPUT, save_checkpoint
-from model.engine import class_scores, prepare_device
-from model.resnet3d import ResNet3D
+from datasets.annotation import Samples, annotation_json
+from datasets.clips import WindowClips
+from model import networks, torch_forward
+from model.checkpoint import Metadata, save_checkpoint
+from model.device import n_cpu_threads, normalise, prepare_device
+from model.inference import class_scores
 from model.weights import to_torch, weights_of
-from opts import n_cpu_threads
+from run.spec import ClipSpec, NetworkSpec
 
 CLASSES = ["A", "B"]
-MODEL = {"model_depth": 50, "conv1_t_stride": 1, "no_max_pool": False}
 
 
 def save_network(path, sample_size, **arguments):
-    """Write a checkpoint of drawn weights; return its network and its facts."""
+    """Write a checkpoint of drawn weights; return its network."""
     paddle.seed(1)
-    facts = {
-        "model": {"n_classes": len(CLASSES), **arguments},
-        "input": {**DEFAULT_INPUT, "sample_size": sample_size},
-        "class_names": CLASSES,
-    }
-    net = ResNet3D(**facts["model"])
+    spec = NetworkSpec("resnet", {"n_classes": len(CLASSES), **arguments})
+    net = networks.build(spec)
     net.eval()
-    save_checkpoint(path, weights_of(net), facts)
+    metadata = Metadata(net.spec, ClipSpec(sample_size=sample_size), CLASSES)
+    save_checkpoint(path, {"weights": weights_of(net)}, metadata)
     return net
 
 
-def write_annotation(path, videos):
-    text = annotation_json(CLASSES, {"training": [], "validation": videos})
-    path.write_text(text)
+def write_annotation(path, samples):
+    path.write_text(annotation_json(CLASSES, {"validation": samples}))
 
 
 def run_test(folder, checkpoint, annotation, *more):
@@ -83,15 +78,12 @@ def peak_kb(pid):
 
 
 def against_torch(folder, options):
-    videos = make_frames(folder, options.n_videos)
-    # A folder may stand for several videos: their names have to differ.
-    for i, video in enumerate(videos):
-        link = folder / "jpg/A" / f"copy{i}"
-        link.symlink_to(video.name)
-    videos = [video._replace(name=f"copy{i}") for i, video in enumerate(videos)]
-    write_annotation(folder / "large.json", videos)
-    net = save_network(folder / "r50.pdparams", 112, **MODEL)
-    clips = WindowClips(folder / "jpg", videos, 112, 16, 1, windows=("sliding", 16))
+    store, samples = make_frames(folder, options.n_videos)
+    # A video may serve for several samples: their keys have to differ.
+    samples = Samples(sample._replace(key=f"copy{i}") for i, sample in enumerate(samples))
+    write_annotation(folder / "large.json", samples)
+    net = save_network(folder / "r50.pdparams", 112)
+    clips = WindowClips(store, samples, ClipSpec(), ("sliding", 16))
     batches = clips.batches(options.batch_size)[: options.n_batches]
     n_clips = sum(map(len, batches))
     threads = n_cpu_threads()
@@ -104,7 +96,7 @@ def against_torch(folder, options):
         held = {n: t.contiguous(memory_format=layout) if t.dim() == 5 else t for n, t in tensors.items()}
         start = time.perf_counter()
         for batch in loader:
-            logits = torch_logits(held, batch.contiguous(memory_format=layout), MODEL)
+            logits = torch_forward.logits(held, batch.contiguous(memory_format=layout), net.spec)
             torch.softmax(torch.from_numpy(logits), 1).numpy()
         return n_clips / (time.perf_counter() - start)
 
@@ -113,7 +105,7 @@ def against_torch(folder, options):
 
     scores_of = class_scores(net)
     stacked = [np.stack([clips[key][0] for key in keys]) for keys in batches[:2]]
-    ready = [normalise(clips_thwc, "kinetics") for clips_thwc in stacked]
+    ready = [normalise(clips_thwc, ClipSpec()) for clips_thwc in stacked]
     scores_of(ready[0])
 
     def theirs():
@@ -137,14 +129,10 @@ def against_torch(folder, options):
 def growth(folder, options):
     """Return test.py's seconds and memory for more and more videos, all of the same frames."""
     save_network(folder / "small.pdparams", 32, model_depth=10, resnet_widen_factor=0.125)
-    videos = make_frames(folder, 1)
+    _, (sample,) = make_frames(folder, 1)
     lines = []
     for n in (10, 100, 1000):
-        for i in range(n):
-            link = folder / "jpg/A" / f"same{i}"
-            if not link.is_symlink():
-                link.symlink_to(videos[0].name)
-        write_annotation(folder / "growth.json", [videos[0]._replace(name=f"same{i}") for i in range(n)])
+        write_annotation(folder / "growth.json", [sample._replace(key=f"same{i}") for i in range(n)])
         seconds, peak, noted = run_test(folder, "small.pdparams", "growth.json", "--n_threads", 2)
         lines.append(
             {"videos": n, "windows": noted["n_clips"], "seconds": round(seconds, 1), "peak_mb": round(peak)}

@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py --seed 0 --n_kills 60 --out docs/faults.txt
 
-Kills every stage at random moments, many in a row, goes on with the same command and holds what comes
+Kills every stage at random moments, many in a row, continues with the same command and holds what comes
 out against an undisturbed run, bit for bit; then breaks one thing at a time, which has to end in one
 line that says what to do, with all earlier files whole; then feeds the readers thousands of bad files.
 Prints a summary, which it also writes; exit code 1 where anything was lost.
@@ -34,9 +34,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from moving_shapes import make_checkpoint, make_videos, narrow_resnet10_shapes
 
 from datasets.annotation import read_annotation
-from disk import write_file
 from model.checkpoint import load_checkpoint, save_checkpoint
-from opts import UserError, progress_bar
+from run.console import UserError, progress_bar
+from run.files import atomic_write
 
 SHARES = {"generate": 0.3, "convert": 0.08, "train": 0.4, "test": 0.12, "eval": 0.1}  # of all kills
 TIMEOUT = 120
@@ -142,13 +142,19 @@ def wait_until(condition, seconds):
 
 
 def arrays_digest(path):
-    """Return a short text for all that a checkpoint holds: weights, velocity, facts."""
-    weights, facts, velocity = load_checkpoint(path)
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for part in (weights, velocity or {}):
-        for name in sorted(part):
-            array = np.ascontiguousarray(part[name])
-            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    """Return a short text for all that a checkpoint holds: its groups of tensors and its metadata.
+
+    Except for how many epochs were asked for, which differs between the runs that are compared.
+    """
+    groups, metadata = load_checkpoint(path)
+    content = metadata.to_json()
+    if content["recipe"]:
+        del content["recipe"]["n_epochs"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for group in sorted(groups):
+        for name in sorted(groups[group]):
+            array = np.ascontiguousarray(groups[group][name])
+            digest.update(f"{group} {name} {array.dtype} {array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
@@ -201,7 +207,7 @@ def whole_results(folder, _):
 
 
 def train_command(bench, name, *options, n_epochs=N_EPOCHS, n_threads=0):
-    """Return the command that starts a training, or goes on where its folder has a checkpoint."""
+    """Return the command that starts a training, or continues where its folder has a checkpoint."""
     resume = ["--resume_path", name] if list((bench.folder / name).glob("save_*.pdparams")) else []
     run = ["--result_path", name, "--n_epochs", n_epochs, "--n_threads", n_threads, *resume]
     return ["train.py", *DATA, *SMALL, *run, *options]
@@ -320,8 +326,8 @@ def one_line(bench, what, ended):
     bench.bar.update()
 
 
-def harm_training(bench, what, harm, mend, *options, meanwhile=False, **more):
-    """Go on with a copy of the two finished epochs under some harm; then mend it and go on to three."""
+def harm_training(bench, what, harm, undo, *options, meanwhile=False, **more):
+    """Continue a copy of the two finished epochs under some harm; then undo it and continue to three."""
     name = f"fault_{len(bench.faults)}"
     folder = bench.folder / name
     shutil.copytree(bench.folder / "half", folder)
@@ -336,7 +342,7 @@ def harm_training(bench, what, harm, mend, *options, meanwhile=False, **more):
         wait_until(lambda: (folder / "save_3.pdparams").exists() or process.poll() is not None, 60)
         harm(process)
     one_line(bench, what, bench.finish(process, timeout=60))
-    mend()
+    undo()
     for path, content in before.items():
         if path.name != "best.pdparams" and path.read_bytes() != content:
             bench.broken.append(f"{what}: {path.name} was changed")
@@ -345,7 +351,7 @@ def harm_training(bench, what, harm, mend, *options, meanwhile=False, **more):
     else:
         code, _, err = bench.run(train_command(bench, name, n_epochs=3))
         if code != 0:
-            bench.lost.append(f"{what}: mended, ends with {code}: {err.strip()[-300:]}")
+            bench.lost.append(f"{what}: fixed, ends with {code}: {err.strip()[-300:]}")
             return
     mine, other = (arrays_digest(bench.folder / run / "save_3.pdparams") for run in (name, "train"))
     compare(bench, what, {"save_3.pdparams": mine}, {"save_3.pdparams": other})
@@ -371,8 +377,8 @@ def training_faults(bench):
     """Break frames, disk, rate and readers under a training."""
     from PIL import Image
 
-    video = read_annotation(bench.folder / "ucf101_01.json").videos["training"][0]
-    paths = sorted((bench.folder / "jpg" / video.class_name / video.name).glob("*.jpg"))
+    sample = read_annotation(bench.folder / "ucf101_01.json").subsets["training"][0]
+    paths = sorted((bench.folder / "jpg" / sample.folder).glob("*.jpg"))
     kept = {path: path.read_bytes() for path in paths}
 
     def restore():
@@ -417,7 +423,7 @@ def kill_reader(process):
 
 
 def kill_before_first_checkpoint(bench):
-    """Kill a training that has a best epoch and no checkpoint yet; the same command has to start anew."""
+    """Kill a training that has a best epoch and no checkpoint yet; the same command has to start again."""
     rarely = ["--checkpoint", 50]
     folder = bench.folder / "early"
     process = bench.start(train_command(bench, "early", *rarely, n_epochs=100))
@@ -435,7 +441,7 @@ def kill_before_first_checkpoint(bench):
 
 
 def disk_faults(bench, definitions, expected):
-    """Let the other writers' disk be full; then let them go on."""
+    """Let the other writers' disk be full; then let them continue."""
     for stage, n_bytes in (("convert", 100_000), ("test", 2000), ("generate", 2000)):
         command, products, _ = definitions[stage]
         name = f"full_{stage}"
@@ -443,10 +449,10 @@ def disk_faults(bench, definitions, expected):
             shutil.copytree(bench.folder / stage, bench.folder / name)
         one_line(bench, f"disk full in {stage}", bench.run(command(name), max_file_bytes=n_bytes))
         if stage == "convert":
-            compare(bench, f"{name}, before it is mended", products(bench.folder / name), expected[stage])
+            compare(bench, f"{name}, before it is fixed", products(bench.folder / name), expected[stage])
         code, _, err = bench.run(command(name))
         if code != 0:
-            bench.lost.append(f"{name}: mended, ends with {code}: {err.strip()[-300:]}")
+            bench.lost.append(f"{name}: fixed, ends with {code}: {err.strip()[-300:]}")
             continue
         compare(bench, name, products(bench.folder / name), expected[stage])
 
@@ -466,9 +472,9 @@ def weight_faults(bench):
     import torch
 
     folder = bench.folder
-    weights, facts, _ = load_checkpoint(folder / "train/best.pdparams")
-    weights["conv1.weight"] = np.full_like(weights["conv1.weight"], np.nan)
-    save_checkpoint(folder / "nan.pdparams", weights, facts)
+    groups, metadata = load_checkpoint(folder / "train/best.pdparams")
+    groups["weights"]["conv1.weight"][:] = np.nan
+    save_checkpoint(folder / "nan.pdparams", groups, metadata)
     content = torch.load(folder / "weights.pth", weights_only=True)
     content["state_dict"]["conv1.weight"][:] = float("nan")
     torch.save(content, folder / "nan.pth")
@@ -603,7 +609,7 @@ def main(options):
                 end_group(process)
         text = "\n".join(summary(bench, options, tried, time.monotonic() - start)) + "\n"
     print(text, end="")
-    write_file(options.out, text)
+    atomic_write(options.out, text)
     return 1 if bench.lost or bench.wrong or bench.broken else 0
 
 

@@ -5,7 +5,8 @@
 counts FLOPs and bytes from the shapes of the layers, for a step of 128 clips of 16 x 112 x 112 and 101
 classes, and divides by the peaks that NVIDIA publishes (dense, without sparsity). Each layer takes the
 longer of its arithmetic and its memory traffic; every tensor is read and written once for each use, as
-by kernels that are not fused. `--ms_per_clip` is the CPU time in which one process reads a clip.
+by kernels that are not fused. `--ms_per_clip` is the CPU time in which one process reads a clip. The memory
+that a step keeps is counted, too.
 """
 import argparse
 import sys
@@ -15,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import paddle
 from paddle import nn
 
-from model.resnet3d import ResNet3D
+from model import networks
+from run.spec import NetworkSpec
 
 CLIP = (3, 16, 112, 112)
 # NVIDIA's data sheets: V100 SXM2 32 GB; A100 SXM 80 GB; H200 SXM, whose tensor-core figures are given
@@ -93,6 +95,23 @@ def operations(layers, step, n_clips, begin="layer4"):
         yield 0, 0, 5 * w  # SGD reads weight, gradient and momentum, writes weight and momentum
 
 
+def kept_values(layers, step, begin="layer4"):
+    """Return how many values of a clip wait in memory for the backward pass, the clip itself included.
+
+    Of each convolution what it takes and what it gives, once where two layers take the same, and the end of
+    the last block. What lies before the trained part is not kept.
+    """
+    begun, n_values, last = step == "everything trained", product(CLIP), 0
+    for name, layer, inputs, outputs in layers:
+        begun = begun or name.startswith(begin)
+        if begun and "downsample" not in name and name != "conv1" and not isinstance(layer, nn.BatchNorm3D):
+            n_values += product(inputs)
+        if begun and isinstance(layer, nn.BatchNorm3D):
+            n_values += product(inputs)
+            last = product(outputs)
+    return n_values + last
+
+
 def budget(layers, step, n_clips, gpu, precision):
     """Return TFLOP, GB and the three floors in seconds: arithmetic, memory, and layer by layer."""
     peak, bandwidth = GPUS[gpu][precision] * 1e12, GPUS[gpu]["GB/s"] * 1e9
@@ -104,11 +123,22 @@ def budget(layers, step, n_clips, gpu, precision):
 
 
 def main(n_clips, ms_per_clip):
-    layers = layers_of(ResNet3D(50, 101))
+    layers = layers_of(networks.build(NetworkSpec()))
     forward = sum(forward_flops(layer, outputs) for _, layer, _, outputs in layers)
     print(f"forward pass of one clip: {forward / 1e9:.2f} GFLOP")
     size = n_clips * product(CLIP)
     print(f"host to device, a step of {n_clips} clips: {size / 1e6:.1f} MB of uint8")
+    print()
+    print("| step | GB kept for the backward pass, float32 | GB of weights, gradients, momentum |")
+    print("| --- | ---: | ---: |")
+    for step in STEPS:
+        trained = [x for name, x, *_ in layers if step == STEPS[-1] or name.startswith(("layer4", "fc"))]
+        n_weights, n_trained = (
+            sum(parameter.size for layer in of for parameter in layer.parameters())
+            for of in ([layer for _, layer, *_ in layers], trained)
+        )
+        kept = 4 * n_clips * kept_values(layers, step)
+        print(f"| {step} | {kept / 1e9:.2f} | {4 * (n_weights + 2 * n_trained) / 1e9:.2f} |")
     print()
     print(
         "| step | GPU | precision | TFLOP | GB moved | arithmetic ms | memory ms | floor ms | clips/s "

@@ -4,7 +4,7 @@
 
 runs every bench_*.py beside this file, prints their tables as one and writes their JSON lines. Times
 on a shared machine drift by tens of percent: so the ways take turns, ratios are of neighbours in time,
-and what is told is a median.
+and what is reported is a median.
 """
 import argparse
 import importlib.metadata
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from disk import write_file
+from run.files import atomic_write
 
 PACKAGES = "paddlepaddle paddlepaddle-gpu torch numpy numba av simplejpeg pillow".split()
 COLUMNS = ("what", "theirs", "ours", "ratio", "floor", "ratio to floor")
@@ -133,7 +133,7 @@ def main(out, names):
             sys.exit(f"error: {script.name} ended with exit code {done.returncode}")
         lines[script.stem] = done.stdout.strip().splitlines()[-1]
         if out:
-            write_file(out, "".join(f"{lines[name]}\n" for name in sorted(lines)))
+            atomic_write(out, "".join(f"{lines[name]}\n" for name in sorted(lines)))
     print_table([each for name in sorted(lines) for each in json.loads(lines[name])["rows"]])
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/video_scores.py FOLDER_OF_VIDEOS CHECKPOINT ... >> docs/video_scores.txt
 
-`test.py --video` decodes a video and goes without jpg; `test.py` reads stage 1's jpgs, here of quality
+`tools/predict.py` decodes a video and goes without jpg; `test.py` reads stage 1's jpgs, here of quality
 80, 95 and 100. The row `80 fast` is jpgs of quality 80 with `--fast_decode` against the same without. A
 CHECKPOINT named `seeded` is the network of the golden inference test. For each, the difference is the
 largest of any class: the median and the largest over all clips, the largest over all videos; and for how
@@ -18,13 +18,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/golden")]
 import numpy as np
 import paddle
 
-from datasets.annotation import Video
-from datasets.clips import WindowClips, normalise
+from datasets.annotation import Sample, Samples
+from datasets.clips import WindowClips
 from datasets.extraction import extract
 from datasets.loader import ClipLoader
-from datasets.video_clips import VideoClips, named_videos
-from model.checkpoint import DEFAULT_INPUT, load_network, save_checkpoint
-from model.engine import class_scores, prepare_device
+from datasets.stores import new_store
+from model import networks
+from model.checkpoint import Metadata, load_network, save_checkpoint
+from model.device import prepare_device
+from model.inference import scorer
+from model.weights import from_torch
+from prediction.finding import named_videos
+from prediction.video_clips import VideoClips
+from run.spec import FrameSpec
 
 QUALITIES = (80, 95, 100)
 ROWS = (*QUALITIES, "80 fast")
@@ -34,8 +40,6 @@ def seeded_checkpoint(path):
     """Write the network of `tests/golden/inference.json`."""
     import seeded
 
-    from model.weights import architecture_of, from_torch
-
     golden = json.loads((ROOT / "tests/golden/inference.json").read_text())
     shapes = json.loads((ROOT / "tests/golden/state_dict_shapes.json").read_text())
     shapes = shapes[f"resnet{golden['depth']}"]
@@ -43,34 +47,31 @@ def seeded_checkpoint(path):
     state_dict = {name: seeded.tensor(name, shape, golden["seed"]) for name, shape in shapes.items()}
     state_dict["fc.weight"] = state_dict["fc.weight"] * np.float32(golden["fc_weight_scale"])
     weights = from_torch(state_dict)
-    save_checkpoint(path, weights, {"model": architecture_of(weights), "input": DEFAULT_INPUT})
+    network = networks.recognise({name: array.shape for name, array in weights.items()})
+    save_checkpoint(path, {"weights": weights}, Metadata(network=network))
     return path
 
 
-def jpg_scores(path, frames_path, quality, evaluate, sizes, mean_dataset, fast_decode=False):
+def jpg_scores(path, frames_path, quality, score, clip, fast_decode=False):
     """Return the scores of a video's clips `[n, n_classes]`, from its jpgs."""
-    folder = frames_path / str(quality) / path.parent.name / path.stem
-    if not folder.exists():
-        extract(path, folder, 240, quality)
-    video = Video(path.stem, path.parent.name, 0, 1, sum(1 for _ in folder.iterdir()) + 1)
-    more = {"windows": ("sliding", 16), "fast_decode": fast_decode}
-    clips = WindowClips(frames_path / str(quality), [video], *sizes, **more)
-    batches = ClipLoader(clips, clips.batches(32), 0)
-    return np.concatenate([evaluate(normalise(batch, mean_dataset)) for batch, _ in batches])
+    store = new_store(frames_path / str(quality), FrameSpec(quality=quality))
+    folder = f"{path.parent.name}/{path.stem}"
+    if store.count(folder, 1, 2) is None:
+        extract(path, store, folder)
+    n_frames = store.count(folder, 1, 10**8)
+    samples = Samples([Sample(path.stem, folder, 0, 1, n_frames + 1)])
+    clips = WindowClips(store, samples, clip, ("sliding", 16), fast_decode=fast_decode)
+    return np.concatenate([score(batch) for batch, _ in ClipLoader(clips, clips.batches(32), 0)])
 
 
 def compare(checkpoint, paths, frames_path):
     """Return the number of clips, the largest difference of two videos, and a row for each quality."""
-    net, facts = load_network(checkpoint)
-    *sizes, mean_dataset = (facts["input"][name] for name in DEFAULT_INPUT)
-    evaluate = class_scores(net)
+    score, clip, _ = scorer(*load_network(checkpoint))
     clips, videos = {row: [] for row in ROWS}, {row: [] for row in ROWS}
     for path in paths:
-        evaluated = VideoClips(path, *sizes, 16).evaluate(evaluate, mean_dataset, 32)
-        direct = np.stack([scores for _, scores in evaluated])
-        arguments = evaluate, sizes, mean_dataset
-        of_jpgs = {quality: jpg_scores(path, frames_path, quality, *arguments) for quality in QUALITIES}
-        fast = jpg_scores(path, frames_path, 80, *arguments, fast_decode=True)
+        direct = np.stack([scores for _, scores in VideoClips(path, clip, 16).scored(score, 32)])
+        of_jpgs = {quality: jpg_scores(path, frames_path, quality, score, clip) for quality in QUALITIES}
+        fast = jpg_scores(path, frames_path, 80, score, clip, fast_decode=True)
         for row in ROWS:
             ours, theirs = (fast, of_jpgs[80]) if row == "80 fast" else (direct, of_jpgs[row])
             clips[row] += zip(ours, theirs)
