@@ -1,11 +1,14 @@
 # make reproduce                               a small run on generated videos, in minutes
 # make reproduce VIDEOS=UCF-101 WEIGHTS=r3d50_KM_200ep.pth     the real one, on a GPU
+# make gpu-check                               what this GPU does and costs, before a run; five minutes
+# make weights/r3d50_KM_200ep.pdparams         convert weights/r3d50_KM_200ep.pth
 # make test                                    all tests; PADDLE=2.6.2 on that version
 # make faults                                  kill and break every stage, count what is lost
+# make parity                                  print how far the numbers are from the reference's
+# make torture                                 odd, damaged and cut videos, against ffmpeg's own frames
 # make bench                                   compare speeds with the reference's ways: docs/bench.json
 #
-# Python packages go to $(VENV), inside the checkout. Where the active Python has Paddle already
-# (AI Studio), that one is used and only what it lacks is added.
+# Python packages go to $(VENV), inside the checkout; tools/install_paddle.py says which Paddle is taken.
 
 PYTHON ?= python3
 PADDLE ?=
@@ -19,47 +22,44 @@ export TMPDIR := $(CURDIR)/.cache/tmp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: reproduce test faults bench lint clean
+.PHONY: reproduce gpu-check test parity faults torture bench lint clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
-HAS_GPU = nvidia-smi -L 2>/dev/null | grep -q GPU
-CPU_TORCH = https://download.pytorch.org/whl/cpu
+# "GPU" if there is one that is not hidden. Asked once: nvidia-smi may take seconds.
+HAS_GPU := $(if $(filter -1,$(CUDA_VISIBLE_DEVICES))$(and $(findstring environment,$(origin CUDA_VISIBLE_DEVICES)),$(if $(CUDA_VISIBLE_DEVICES),,hidden)),,$(findstring GPU,$(shell nvidia-smi -L 2>/dev/null)))
+# PyTorch shares no environment with a Paddle for GPUs: stage 2 then has one of its own, for the CPU.
+CONVERT_VENV = $(if $(HAS_GPU),.venv-convert,$(VENV))
+CONVERT = HOME="$(CURDIR)/.cache" $(CONVERT_VENV)/bin/python convert_to_paddle.py
+
+MAKE_VENV = mkdir -p .cache/tmp && { \
+	$(PYTHON) -m venv --clear $(@D) 2>/dev/null || { \
+		$(PYTHON) -m pip install -q --target .cache/virtualenv virtualenv && \
+		VIRTUALENV_OVERRIDE_APP_DATA=.cache/virtualenv-data PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv -q --clear $(@D); }; }
+INSTALL = HOME="$(CURDIR)/.cache" $(@D)/bin/python tools/install_paddle.py
 
 $(VENV)/ready: requirements.txt requirements-cpu.txt
-	mkdir -p .cache/tmp
-	$(PYTHON) -m venv --clear $(VENV) 2>/dev/null || { \
-		$(PYTHON) -m pip install -q --target .cache/virtualenv virtualenv && \
-		VIRTUALENV_OVERRIDE_APP_DATA=.cache/virtualenv-data PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv -q --clear $(VENV); }
-	@# An active Python with Paddle lends its packages.
-	@if [ -z "$(PADDLE)" ]; then $(PYTHON) -c "import importlib.util as u, pathlib as p; \
-		s = u.find_spec('paddle'); print(p.Path(s.origin).parent.parent if s else '')" \
-		> $$($(PY) -c "import sysconfig as s; print(s.get_path('purelib'))")/active.pth; fi
-	if $(HAS_GPU); then grep -v '^torch' requirements.txt; else grep -v '^torch' requirements-cpu.txt; fi \
-		> .cache/requirements.txt
-	@# Another version in the same package, GPU or CPU; numpy 1 goes with Paddle 2.
-	@if [ -n "$(PADDLE)" ]; then sed -i -E -e 's/^(paddlepaddle(-gpu)?)[>=].*/\1==$(PADDLE)/' \
-		-e 's/^numpy.*/numpy<$(if $(filter 2.%,$(PADDLE)),2,3)/' .cache/requirements.txt; \
-	elif $(PY) -c "import importlib.util as u; exit(u.find_spec('paddle') is None)"; then \
-		sed -i '/^paddlepaddle/d; s/^numpy.*/numpy/' .cache/requirements.txt; fi
-	$(PY) -m pip install -q -r .cache/requirements.txt
-	@# The CPU build of torch spares gigabytes of CUDA: from its own index, or a local wheel.
-	@$(PY) -c "import torch" 2>/dev/null \
-		|| $(PY) -m pip install -q --retries 0 --index-url $(CPU_TORCH) torch 2>/dev/null \
-		|| $(PY) -m pip install -q torch==2.13.0 || $(PY) -m pip install -q torch
+	$(MAKE_VENV)
+	$(INSTALL) $(if $(PADDLE),--paddle $(PADDLE),--active $(PYTHON))
+	touch $@
+
+.venv-convert/ready: requirements-cpu.txt
+	$(MAKE_VENV)
+	$(INSTALL) --cpu
 	touch $@
 
 $(VENV)/ready-to-test: $(VENV)/ready
-	$(PY) -m pip install -q "pytest>=8" "pytest-xdist>=3" "hypothesis>=6.100" "ruff>=0.6"
+	$(PY) -m pip install -q "pytest>=8" "pytest-xdist>=3" safetensors "hypothesis>=6.100" "ruff>=0.6"
 	$(PY) -m pip install -q $$($(RUN) -c "from model.export import ONNX_PACKAGES as p; print(p)") \
 		|| echo "the packages for ONNX do not install; its tests will skip"
 	touch $@
 
 ifdef VIDEOS
-reproduce: $(VENV)/ready
+reproduce: $(VENV)/ready $(CONVERT_VENV)/ready
 	$(if $(WEIGHTS),,$(error VIDEOS needs WEIGHTS too: the path of r3d50_KM_200ep.pth))
+	$(if $(HAS_GPU),$(RUN) tools/gpu_check.py --quick)
 	$(RUN) generate_video_jpgs.py "$(VIDEOS)" dataset/UCF-101-jpg ucf101
-	$(RUN) convert_to_paddle.py "$(WEIGHTS)" weights/r3d50_KM_200ep.pdparams
+	$(CONVERT) "$(WEIGHTS)" weights/r3d50_KM_200ep.pdparams
 	$(RUN) train.py $(if $(wildcard results/save_*.pdparams),--resume_path results)
 	$(RUN) test.py
 	$(RUN) eval_accuracy.py
@@ -82,12 +82,27 @@ reproduce: notice $(VENV)/ready
 	@echo $(NOTICE)
 endif
 
+gpu-check: $(VENV)/ready
+	$(RUN) tools/gpu_check.py
+
+%.pdparams: %.pth $(CONVERT_VENV)/ready
+	$(CONVERT) "$<" "$@"
+
 # One thread for each of two test processes: more get in each other's way on two cores.
 test: $(VENV)/ready-to-test
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
+# With CLIPS_PATH and REFERENCE_PATH the rows on real videos too.
+parity: $(VENV)/ready-to-test
+	$(RUN) benchmarks/parity.py
+
 faults: $(VENV)/ready-to-test
 	$(RUN) benchmarks/faults.py --out docs/faults.txt
+
+# OpenCV comes with the requirements; the others are compared if they install.
+torture: $(VENV)/ready-to-test
+	-$(PY) -m pip install -q decord torchcodec imageio imageio-ffmpeg
+	$(RUN) benchmarks/torture.py --out docs/torture.txt
 
 bench: $(VENV)/ready-to-test
 	$(RUN) benchmarks/paired.py --out docs/bench.json

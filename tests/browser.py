@@ -17,15 +17,15 @@ ARGUMENTS = (
 
 
 class Browser:
-    """One page of a browser; a context. `complaints` holds what it wrote to its console or did not like,
-    `requests` the addresses that it fetched, files and data of its own left out.
+    """One page of a browser; a context. `complaints` holds its errors and what it wrote to its console,
+    `requests` the addresses that it fetched, except for files and data of its own.
     """
 
     def __enter__(self):
         self._folder = tempfile.mkdtemp()
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-        # It reads commands from file 3 and writes answers to file 4.
+        # It reads commands from file 3 and writes results to file 4.
         shell = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         command = [CHROMIUM, *ARGUMENTS, f"--user-data-dir={self._folder}", "about:blank"]
         self._process = subprocess.Popen(
@@ -61,23 +61,23 @@ class Browser:
         os.write(self._out, json.dumps(message).encode() + b"\0")
         deadline = time.monotonic() + 30
         while True:
-            answer = self._next_message(deadline)
-            if answer.get("id") == number:
-                assert "error" not in answer, (method, answer["error"])
-                return answer["result"]
-            self._hear(answer.get("method"), answer.get("params"))
+            received = self._next_message(deadline)
+            if received.get("id") == number:
+                assert "error" not in received, (method, received["error"])
+                return received["result"]
+            self._keep(received.get("method"), received.get("params"))
 
     def _next_message(self, deadline):
         while b"\0" not in self._read:
             ready, _, _ = select.select([self._in], [], [], max(0, deadline - time.monotonic()))
-            assert ready, "no answer from the browser in 30 s"
+            assert ready, "no result from the browser in 30 s"
             read = os.read(self._in, 1 << 20)
             assert read, "the browser is gone"
             self._read += read
         message, _, self._read = self._read.partition(b"\0")
         return json.loads(message)
 
-    def _hear(self, method, parameters):
+    def _keep(self, method, parameters):
         if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
             self.complaints.append(json.dumps(parameters))
         elif method == "Network.requestWillBeSent":
@@ -91,12 +91,12 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def open(self, path, width=1280, dark=False):
-        """Load a file at a width in pixels."""
+    def open(self, path, width=1280, dark=False, media="screen"):
+        """Load a file at a width in pixels, for the medium "screen" or "print"."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.call("Page.navigate", url=path.absolute().as_uri())
         while self.run("location.protocol + document.readyState") != "file:complete":
             time.sleep(0.02)

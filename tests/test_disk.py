@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-import disk
-from disk import Journal, only_run, remove_temporaries, require_space, write_file, write_folder
-from opts import UserError
+from run import files
+from run.console import UserError
+from run.files import Journal, atomic_folder, atomic_write, check_free_space, remove_temporaries, run_lock
 
 
 def python(code, *arguments):
@@ -26,8 +26,8 @@ def python(code, *arguments):
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from disk import Journal, write_file
-from opts import UserError
+from run.files import Journal, atomic_write
+from run.console import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 path = Path(sys.argv[1])
@@ -36,15 +36,15 @@ path = Path(sys.argv[1])
 
 def test_a_file_is_written_whole_with_its_folder(tmp_path):
     path = tmp_path / "new" / "folder" / "a.txt"
-    write_file(path, "é")
-    write_file(path, b"bytes")
+    atomic_write(path, "é")
+    atomic_write(path, b"bytes")
     assert path.read_bytes() == b"bytes" and os.listdir(path.parent) == ["a.txt"]
 
 
 def test_a_full_disk_leaves_the_previous_content_and_names_file_and_bytes(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"previous")
-    code = FULL + "try: write_file(path, bytes(12345))\nexcept UserError as error: print(error)"
+    code = FULL + "try: atomic_write(path, bytes(12345))\nexcept UserError as error: print(error)"
     out, err = python(code, path).communicate(timeout=60)
     assert err == "" and out.startswith(f"{path}: ") and "12,345 bytes" in out and out.count("\n") == 1
     assert path.read_bytes() == b"previous" and os.listdir(tmp_path) == ["a.bin"]
@@ -52,18 +52,19 @@ def test_a_full_disk_leaves_the_previous_content_and_names_file_and_bytes(tmp_pa
 
 def test_a_folder_is_written_whole_and_takes_the_place_of_an_earlier_one_alone(tmp_path):
     path = tmp_path / "new" / "model"
-    write_folder(path, {"a.txt": "é", "b.bin": b"old"})
-    write_folder(path, {"a.txt": "new", "b.bin": b"new"})
+    atomic_folder(path, {"a.txt": "é", "b.bin": b"old"})
+    atomic_folder(path, {"a.txt": "new", "b.bin": b"new"})
     assert {file.name: file.read_bytes() for file in path.iterdir()} == {"a.txt": b"new", "b.bin": b"new"}
     (path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="model: holds mine.txt, which this script did not write"):
-        write_folder(path, {"a.txt": "newer", "b.bin": b"newer"})
+        atomic_folder(path, {"a.txt": "newer", "b.bin": b"newer"})
     assert (path / "a.txt").read_text() == "new" and os.listdir(path.parent) == ["model"]
 
 
 def test_a_full_disk_leaves_the_previous_folder(tmp_path):
-    write_folder(tmp_path / "model", {"a.bin": b"previous"})
-    code = FULL + "import disk\ntry: disk.write_folder(path, {'a.bin': b'', 'b.bin': bytes(12345)})\n"
+    atomic_folder(tmp_path / "model", {"a.bin": b"previous"})
+    code = FULL + "from run.files import atomic_folder\n"
+    code += "try: atomic_folder(path, {'a.bin': b'', 'b.bin': bytes(12345)})\n"
     code += "except UserError as error: print(error)"
     out, err = python(code, tmp_path / "model").communicate(timeout=60)
     assert err == "" and "12,345 bytes" in out and out.count("\n") == 1
@@ -82,7 +83,7 @@ def test_what_killed_runs_left_of_files_and_folders_is_removed(tmp_path):
 def test_another_error_of_the_disk_keeps_its_kind(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
-        write_file(tmp_path / "folder", "text")
+        atomic_write(tmp_path / "folder", "text")
     assert os.listdir(tmp_path) == ["folder"]
 
 
@@ -121,7 +122,7 @@ def test_a_broken_line_in_the_middle_is_one_error_with_its_number(tmp_path, line
 
 def test_entries_wait_for_their_flush(tmp_path, monkeypatch):
     now, flushes = [100.0], []
-    monkeypatch.setattr(disk.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
     path = tmp_path / "log.jsonl"
     journal = Journal(path, flush_seconds=5, before_flush=lambda: flushes.append(now[0]))
     journal.add({"n": 1})
@@ -166,8 +167,8 @@ def test_a_full_disk_leaves_a_journal_readable(tmp_path):
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from disk import only_run
-with only_run(Path(sys.argv[1])):
+from run.files import run_lock
+with run_lock(Path(sys.argv[1])):
     child = os.fork() if sys.argv[2] == "fork" else 1
     if child == 0:
         time.sleep(60)
@@ -178,10 +179,10 @@ with only_run(Path(sys.argv[1])):
 TRY = """
 import sys
 from pathlib import Path
-from disk import only_run
-from opts import UserError
+from run.files import run_lock
+from run.console import UserError
 try:
-    with only_run(Path(sys.argv[1])): print("free")
+    with run_lock(Path(sys.argv[1])): print("free")
 except UserError as error: print(error)
 """
 
@@ -195,7 +196,7 @@ def test_a_second_run_is_refused_and_told_the_owner(tmp_path):
             out, err = python(TRY, lock).communicate(timeout=60)
             assert err == "" and f"process {owner.pid} on " in out and out.count("\n") == 1
             assert out.startswith(f"{lock.parent}: another run is at work here")
-        with pytest.raises(UserError, match=f"process {owner.pid} on "), only_run(lock):
+        with pytest.raises(UserError, match=f"process {owner.pid} on "), run_lock(lock):
             pass
         out, _ = python(TRY, tmp_path / "other" / ".lock").communicate(timeout=60)
         assert out == "free\n"
@@ -223,11 +224,11 @@ def test_a_folder_is_free_when_its_owner_was_killed_even_while_a_worker_lives(tm
 def test_the_same_folder_is_usable_again(tmp_path):
     lock = tmp_path / "results" / ".lock"
     for _ in range(3):
-        with only_run(lock):
+        with run_lock(lock):
             assert lock.read_text().startswith(f"process {os.getpid()} on ")
-    with pytest.raises(RuntimeError), only_run(lock):
+    with pytest.raises(RuntimeError), run_lock(lock):
         raise RuntimeError
-    with only_run(lock):
+    with run_lock(lock):
         pass
 
 
@@ -239,8 +240,8 @@ def stat(n_bytes, n_files, n_all_files=1000):
 
 def test_a_disk_with_room_is_taken(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(disk.os, "statvfs", lambda path: seen.append(Path(path)) or stat(1024, 10)(path))
-    require_space(tmp_path / "not" / "yet", 1024, 10, "the frames")
+    monkeypatch.setattr(files.os, "statvfs", lambda path: seen.append(Path(path)) or stat(1024, 10)(path))
+    check_free_space(tmp_path / "not" / "yet", 1024, 10, "the frames")
     assert seen == [tmp_path]
 
 
@@ -252,14 +253,14 @@ def test_a_disk_with_room_is_taken(tmp_path, monkeypatch):
     ],
 )
 def test_a_disk_without_room_is_told_in_one_line(tmp_path, monkeypatch, disk_stat, told):
-    monkeypatch.setattr(disk.os, "statvfs", disk_stat)
+    monkeypatch.setattr(files.os, "statvfs", disk_stat)
     with pytest.raises(UserError) as error:
-        require_space(tmp_path / "frames", 2 * 10**6, 100, "the frames")
+        check_free_space(tmp_path / "frames", 2 * 10**6, 100, "the frames")
     message = str(error.value)
     assert message.startswith(f"{tmp_path / 'frames'}: the frames") and told in message
     assert "\n" not in message
 
 
 def test_a_disk_that_does_not_count_its_files_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk.os, "statvfs", stat(10**9, 0, n_all_files=0))
-    require_space(tmp_path, 10**6, 100, "the frames")
+    monkeypatch.setattr(files.os, "statvfs", stat(10**9, 0, n_all_files=0))
+    check_free_space(tmp_path, 10**6, 100, "the frames")

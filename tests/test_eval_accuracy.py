@@ -1,4 +1,4 @@
-"""Stage 5 as a user runs it, on a Python that cannot import Paddle."""
+"""Stage 5 as a user runs it, on a Python that can import neither Paddle nor numpy."""
 import json
 import math
 import random
@@ -7,29 +7,31 @@ import pytest
 
 from eval_accuracy import mcnemar_p
 
-LABELS = [f"class{i}" for i in range(6)]
+CLASSES = [f"class{i}" for i in range(6)]
 
 
 @pytest.fixture
 def scored(tmp_path, run_script):
     """Return a function that writes both files and runs the script, and the files' content."""
     rng = random.Random(0)
-    truth = {f"v_{i}": rng.choice(LABELS) for i in range(40)}
+    truth = {f"v_{i}": rng.choice(CLASSES) for i in range(40)}
     annotations = {name: {"label": label, "segment": [1, 30]} for name, label in truth.items()}
     database = {name: {"subset": "validation", "annotations": a} for name, a in annotations.items()}
     database["v_train"] = {"subset": "training", "annotations": annotations["v_0"]}
     results = {
         name: [
             {"label": label, "score": 0.5 - 0.1 * rank}
-            for rank, label in enumerate(rng.sample(LABELS, 5))
+            for rank, label in enumerate(rng.sample(CLASSES, 5))
         ]
         for name in truth
     }
     (tmp_path / "no_paddle").mkdir()
-    (tmp_path / "no_paddle/paddle.py").write_text("raise ImportError('Paddle is not to be imported')\n")
+    for package in ("paddle", "numpy"):
+        text = f"raise ImportError('{package} is not to be imported')\n"
+        (tmp_path / f"no_paddle/{package}.py").write_text(text)
 
     class Scored:
-        labels, path, note = LABELS, tmp_path, ""
+        labels, path, note = CLASSES, tmp_path, ""
 
         def run(self, *arguments):
             annotation = {"labels": self.labels, "database": self.database}
@@ -52,7 +54,7 @@ def scored(tmp_path, run_script):
 
 
 def n_correct(truth, results, k):
-    """Count again, another way: by the rank of the right label."""
+    """Count again, another way: by the rank of the right class."""
     count = 0
     for name, result in results.items():
         ranks = {item["label"]: rank for rank, item in enumerate(result)}
@@ -72,11 +74,12 @@ def test_it_prints_six_lines(scored):
     assert not (scored.path / "top1.txt").exists()
 
 
-def test_paddle_cannot_be_imported_in_these_tests(scored, run_script):
-    (scored.path / "import_paddle.py").write_text("import paddle\n")
+@pytest.mark.parametrize("package", ["paddle", "numpy"])
+def test_paddle_and_numpy_cannot_be_imported_in_these_tests(scored, run_script, package):
+    (scored.path / "import_it.py").write_text(f"import {package}\n")
     env = {"PYTHONPATH": str(scored.path / "no_paddle")}
-    code, _, err = run_script(scored.path / "import_paddle.py", env=env)
-    assert code == 1 and "not to be imported" in err
+    code, _, err = run_script(scored.path / "import_it.py", env=env)
+    assert code == 1 and f"{package} is not to be imported" in err
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -84,9 +87,9 @@ def test_the_accuracy_equals_an_independent_count(scored, k):
     assert scored.accuracy("-k", k) == n_correct(scored.truth, scored.results, k) / 40
 
 
-def test_top_k_of_more_labels_than_there_are_is_whole(scored):
+def test_top_k_of_more_classes_than_there_are_is_whole(scored):
     for result in scored.results.values():
-        missing = set(LABELS) - {item["label"] for item in result}
+        missing = set(CLASSES) - {item["label"] for item in result}
         result.append({"label": missing.pop(), "score": 0.0})
     assert scored.accuracy("-k", 100) == 1.0
 
@@ -121,11 +124,24 @@ def test_the_accuracy_is_saved_beside_the_results(scored):
     assert float((scored.path / "top5.txt").read_text()) == accuracy
 
 
+@pytest.mark.parametrize("n_labelled", [0, 2])
+def test_no_accuracy_of_videos_without_a_label(scored, n_labelled):
+    scored.results = {}
+    for i in range(5):
+        label = {"label": CLASSES[i]} if i < n_labelled else {}
+        scored.database[f"v_test{i}"] = {"subset": "testing", "annotations": {**label, "segment": [1, 30]}}
+        scored.results[f"v_test{i}"] = PAIRS
+    done = scored.run("--subset", "testing", "--save", "--report")
+    reported = f"{5 - n_labelled} of 5 videos of the subset testing have no label"
+    assert_one_line_error(done, f"truth.json: {reported}: no accuracy can be computed\n")
+    assert "accuracy" not in done[1] and not list(scored.path.glob("*.txt"))
+
+
 def set_result(value):
     return lambda scored: scored.results.update(v_3=value)
 
 
-PAIRS = [{"label": LABELS[i], "score": 0.5 - 0.1 * i} for i in range(5)]
+PAIRS = [{"label": CLASSES[i], "score": 0.5 - 0.1 * i} for i in range(5)]
 MISTAKES = {
     "unknown label": (set_result([{"label": "Juggling", "score": 1}]), [], "v_3: label 'Juggling'"),
     "unknown video": (lambda s: s.results.update(v_stranger=PAIRS), [], "1 of 41 videos are not of"),
@@ -138,26 +154,26 @@ MISTAKES = {
     "too few labels for k": (set_result(PAIRS[:2]), ["-k", 5], "v_3 has 2 labels, top-5 needs 5"),
     "more than was written": (lambda s: None, ["-k", 6], "run test.py with --output_topk 6"),
     "a name of two lines": (lambda s: s.results.update({"a\nb": PAIRS}), [], "of the subset"),
-    "infinite score": (set_result([{"label": LABELS[0], "score": math.inf}]), [], "v_3"),
+    "infinite score": (set_result([{"label": CLASSES[0], "score": math.inf}]), [], "v_3"),
     "unsorted": (set_result(PAIRS[::-1]), [], "not in order"),
     "malformed result": (set_result({"label": "class0"}), [], "val.json: video 'v_3'"),
     "malformed annotation": (lambda s: s.database.update(v_3=None), [], "truth.json: video 'v_3'"),
-    "unsafe class": (lambda s: setattr(s, "labels", [*LABELS, "../up"]), [], "truth.json: label"),
+    "unsafe class": (lambda s: setattr(s, "labels", [*CLASSES, "../up"]), [], "truth.json: label"),
 }  # fmt: skip
 
 
-def assert_one_line_error(done, told):
+def assert_one_line_error(done, text):
     code, _, err = done
     assert code == 1
     assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
-    assert told in err
+    assert text in err
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_ends_with_one_line(scored, mistake):
-    make, arguments, told = MISTAKES[mistake]
+    make, arguments, text = MISTAKES[mistake]
     make(scored)
-    assert_one_line_error(scored.run(*arguments), told)
+    assert_one_line_error(scored.run(*arguments), text)
     assert not (scored.path / "top1.txt").exists()
 
 
@@ -191,17 +207,17 @@ def against(scored, change, *arguments):
 
 
 def put_first(scored, results, name, label):
-    """Give a video's best score to a label, whatever its result had."""
+    """Give a video's best score to a class, whatever its result had."""
     others = [item["label"] for item in scored.results[name] if item["label"] != label][:4]
     results[name] = [{"label": text, "score": 0.5 - 0.1 * i} for i, text in enumerate([label, *others])]
 
 
-def test_a_comparison_tells_what_is_gained_and_lost(scored):
+def test_a_comparison_says_what_is_gained_and_lost(scored):
     truth = scored.truth
     for name in truth:
         put_first(scored, scored.results, name, truth[name])
-    wrong = {name: LABELS[LABELS.index(truth[name]) - 1] for name in truth}
-    of = {label: [name for name in truth if truth[name] == label] for label in LABELS}
+    wrong = {name: CLASSES[CLASSES.index(truth[name]) - 1] for name in truth}
+    of = {label: [name for name in truth if truth[name] == label] for label in CLASSES}
     lost, gained = of["class1"][:1], of["class0"][:4] + of["class2"][:1]
     put_first(scored, scored.results, lost[0], wrong[lost[0]])
 

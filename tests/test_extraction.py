@@ -1,8 +1,8 @@
 """Videos in processes of their own: crashes, hangs and errors end one video, not the run."""
-
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +13,11 @@ import pytest
 from conftest import ROOT
 
 from datasets.extraction import extract
-from datasets.processes import in_processes
-from disk import DiskFull, require_space
-from opts import UserError
+from datasets.stores import new_store
+from datasets.workers import TaskFailed, in_processes
+from run.console import UserError
+from run.files import DiskFull, check_free_space
+from run.spec import FrameSpec
 
 
 def work(kind):
@@ -78,9 +80,34 @@ def divide(a, b):
     return a / b
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        list(in_processes(divide, [(1, 0)], 1, 10))
+def test_a_bug_is_the_result_of_its_own_task_and_says_where_it_is():
+    results = dict(in_processes(divide, [(4, 2), (1, 0), (6, 2)], 1, 10))
+    assert results[4, 2] == 2 and results[6, 2] == 3
+    assert isinstance(results[1, 0], TaskFailed) and re.fullmatch(
+        r"ZeroDivisionError: division by zero \(test_extraction.py, line \d+\); a fault of this program, "
+        "please report it",
+        str(results[1, 0]),
+    )
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "/jpg/a"), "/jpg/a: Permission denied"),
+        (MemoryError(), "not enough memory"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "UnicodeDecodeError: 'utf-8' codec"),
+    ],
+)
+def test_whatever_one_task_raises_the_next_is_done(error, text):
+    failed, done = (result for _, result in in_processes(fail_or_not, [(error,), (None,)], 1, 10))
+    assert isinstance(failed, TaskFailed) and str(failed).startswith(text) and done == "done"
+
+
+def fail_or_not(error):
+    if error is not None:
+        raise error
+    return "done"
 
 
 def test_leaving_early_kills_what_still_runs():
@@ -93,12 +120,12 @@ def test_leaving_early_kills_what_still_runs():
 
 def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
     disk = SimpleNamespace(f_bavail=1000, f_frsize=4096, f_files=1000, f_favail=50)
-    monkeypatch.setattr("disk.os.statvfs", lambda path: disk)
-    require_space(tmp_path / "new", 4_096_000, 50, "the frames")
+    monkeypatch.setattr("run.files.os.statvfs", lambda path: disk)
+    check_free_space(tmp_path / "new", 4_096_000, 50, "the frames")
     with pytest.raises(UserError, match="the frames will take about 5 MB, its disk has 4 MB free"):
-        require_space(tmp_path / "new", 5_000_000, 50, "the frames")
+        check_free_space(tmp_path / "new", 5_000_000, 50, "the frames")
     with pytest.raises(UserError, match="about 51 files, its disk has room for 50"):
-        require_space(tmp_path / "new", 1, 51, "the frames")
+        check_free_space(tmp_path / "new", 1, 51, "the frames")
 
 
 def test_who_is_done_while_the_caller_is_busy_is_not_late():
@@ -125,7 +152,7 @@ def test_a_process_that_hangs_ends_with_its_killed_parent(tmp_path):
     program = (
         "import os, sys, time\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from datasets.processes import in_processes\n"
+        "from datasets.workers import in_processes\n"
         "def hang(path):\n"
         "    open(path, 'w').write(str(os.getpid()))\n"
         "    time.sleep(600)\n"
@@ -157,4 +184,4 @@ def test_a_disk_without_room_for_a_folder_is_full(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.mkdir", full)
     with pytest.raises(DiskFull, match="No space left on device; 4,096 bytes are needed"):
-        extract(tmp_path / "a.avi", tmp_path / "jpg/A/a", 240, 80)
+        extract(tmp_path / "a.avi", new_store(tmp_path / "jpg", FrameSpec()), "A/a")

@@ -9,27 +9,28 @@ import sys
 
 import numpy as np
 import pytest
-from bad_files import STRANGE_VALUES, small_weights
-from conftest import ROOT
+from bad_weights import small_spec, small_weights
+from conftest import ROOT, cut
+from spoiling import STRANGE_VALUES
 
 pytest.importorskip("hypothesis")
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datasets.annotation import SUBSETS, Video, annotation_json, read_annotation, read_results
+from datasets.annotation import SUBSETS, Sample, Samples, annotation_json, read_annotation, read_results
 from datasets.spatial import (
     CORNER_SCALES,
+    box_crop,
+    center_crop,
     corner_box,
-    crop_and_resize,
     random_resized_box,
-    resize_and_center_crop,
-    resize_short_side,
+    short_side_crop,
 )
 from datasets.temporal import center_window, even_windows, random_window, sliding_windows
 from eval_accuracy import top_k_accuracy
-from model.resnet3d import ResNet3D
-from model.weights import architecture_of, from_torch, load_weights, weights_of
-from opts import UserError
+from model import networks
+from model.weights import from_torch, load_weights, weights_of
+from run.console import UserError
 
 
 def drawn(n_examples):
@@ -113,9 +114,9 @@ def test_a_clip_has_its_shape_for_any_size_of_frames(width, height, size, n_fram
     rng = np.random.default_rng(seed)
     frames = [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(n_frames)]
     expected = (n_frames, size, size, 3)
-    assert resize_and_center_crop(frames, size).shape == expected
-    assert crop_and_resize(frames, random_resized_box(width, height, rng), size).shape == expected
-    clip = resize_short_side(frames, size)
+    assert cut(frames, center_crop(width, height, size)).shape == expected
+    assert cut(frames, box_crop(random_resized_box(width, height, rng), size)).shape == expected
+    clip = cut(frames, short_side_crop(width, height, size))
     assert clip.shape[0] == n_frames and min(clip.shape[1:3]) == size and clip.dtype == np.uint8
 
 
@@ -129,13 +130,16 @@ NAMES = NAMES.filter(lambda name: name not in (".", "..") and name.isprintable()
 @st.composite
 def annotations(draw):
     labels = draw(st.lists(NAMES, min_size=1, max_size=5, unique=True))
-    videos = {subset: [] for subset in SUBSETS}
-    for name in draw(st.lists(NAMES, min_size=1, max_size=8, unique=True)):
-        label = draw(st.integers(0, len(labels) - 1))
+    subsets = {subset: Samples() for subset in SUBSETS}
+    for key in draw(st.lists(NAMES, min_size=1, max_size=8, unique=True)):
+        subset = draw(st.sampled_from(SUBSETS))
+        index = draw(st.integers(-1 if subset == "testing" else 0, len(labels) - 1))
+        folder = f"{'test' if index < 0 else labels[index]}/{key}"
+        if draw(st.booleans()):
+            folder = "/".join(draw(st.lists(NAMES, min_size=1, max_size=3)))
         begin = draw(st.integers(1, 10**8 - 1))
-        video = Video(name, labels[label], label, begin, draw(st.integers(begin + 1, 10**8)))
-        videos[draw(st.sampled_from(SUBSETS))].append(video)
-    return labels, videos
+        subsets[subset].append(*Sample(key, folder, index, begin, draw(st.integers(begin + 1, 10**8))))
+    return labels, subsets
 
 
 @drawn(100)
@@ -179,7 +183,7 @@ def test_the_accuracy_of_results_read_back_equals_an_independent_count(tmp_path_
 
 # Weights --------------------------------------------------------------------------------------
 
-NET = ResNet3D(10, 2, resnet_widen_factor=1 / 64, conv1_t_size=1)
+NET = networks.build(small_spec())
 WEIGHTS = small_weights()
 
 
@@ -246,13 +250,13 @@ def test_a_changed_state_dict_is_refused_or_mapped_exactly(data):
     before = weights_of(NET)
     try:
         weights = from_torch(state_dict)
-        model = architecture_of(weights)
+        spec = networks.recognise({name: array.shape for name, array in weights.items()})
         load_weights(NET, weights)
     except UserError:
         after = weights_of(NET)
         assert not keeps and all(np.array_equal(after[name], before[name]) for name in before)
         return
-    assert keeps and model == architecture_of(WEIGHTS)
+    assert keeps and spec == small_spec()
     expected = {name.removeprefix("module."): array for name, array in state_dict.items()}
     for name, array in torch_names(weights_of(NET)).items():
         np.testing.assert_array_equal(array, np.asarray(expected[name], array.dtype))

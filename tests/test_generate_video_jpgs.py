@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 
 import pytest
 import simplejpeg
@@ -16,7 +17,10 @@ pytest.importorskip("cv2")
 import numpy as np
 from moving_shapes import draw_video, make_videos, write_video
 
-from disk import only_run
+from datasets.annotation import read_annotation
+from datasets.stores import open_store
+from run.files import run_lock
+from run.spec import FrameSpec
 
 
 @pytest.fixture
@@ -52,6 +56,11 @@ def test_frames_and_annotations_are_written(videos_path, run_script):
         content = json.loads((root / f"ucf101_{split:02d}.json").read_text())
         assert {entry["subset"] for entry in content["database"].values()} == {"training"}
     assert "12 videos, 4 classes" in out and "ucf101_03.json: 12 training, 0 validation" in out
+    first, *lines = map(json.loads, (root / "jpg/frames.jsonl").read_text().splitlines())
+    assert first == {"version": 1, "size": 30, "quality": 80, "fps": None, "store": "jpg_folders"}
+    n_frames = {name: e["annotations"]["segment"][1] - 1 for name, e in annotation["database"].items()}
+    assert {line["video"].split("/")[1]: line["n_frames"] for line in lines} == n_frames
+    assert {line["fps"] for line in lines} == {25.0}
 
 
 def test_a_second_run_does_only_what_is_missing(videos_path, run_script):
@@ -71,7 +80,8 @@ def test_a_second_run_does_only_what_is_missing(videos_path, run_script):
 def test_frames_of_other_settings_are_not_mixed_in(videos_path, run_script):
     assert generate(run_script, videos_path)[0] == 0
     code, _, err = generate(run_script, videos_path, "--quality", 50)
-    assert code == 1 and "use the same settings or another folder" in err
+    assert code == 1 and "jpg: holds other frames: quality was 80 and is 50; use the same settings or" in err
+    assert generate(run_script, videos_path, "--quality", 80)[0] == 0
 
 
 def test_broken_videos_are_listed_and_the_others_done(videos_path, run_script):
@@ -159,7 +169,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(videos_path, run_scrip
     assert not list((tmp_path / "jpg").glob("*/v_*")) and not list((tmp_path / "jpg").rglob(".*.tmp"))
 
 
-def test_a_folder_that_the_journal_does_not_name_is_made_anew(videos_path, run_script):
+def test_a_folder_that_the_journal_does_not_name_is_made_again(videos_path, run_script):
     assert generate(run_script, videos_path)[0] == 0
     journal = videos_path.parent / "jpg/frames.jsonl"
     *kept, last = journal.read_text().splitlines(keepends=True)
@@ -212,7 +222,7 @@ def test_a_kill_leaves_no_half_video_and_no_process(tmp_path, run_script):
 
 def test_a_second_run_in_the_same_folder_is_refused(videos_path, run_script):
     assert generate(run_script, videos_path)[0] == 0
-    with only_run(videos_path.parent / "jpg/.lock"):
+    with run_lock(videos_path.parent / "jpg/.lock"):
         code, _, err = generate(run_script, videos_path)
     assert code == 1 and f"another run is at work here (process {os.getpid()} on" in err
 
@@ -271,7 +281,7 @@ def test_a_check_finds_every_damage_and_a_repair_redoes_just_that(videos_path, r
 
 
 BROKEN = {
-    "decord__corrupted": "broken after",
+    "decord__corrupted": "damaged: a packet does not decode, after 28 decoded frames",
     "mp4parse-rust__no_timescale": "",
     "moviepy__result": "empty file",
     "mp4parse-rust__bipbop-cenc-audioinit": "no video stream",
@@ -326,6 +336,54 @@ def test_a_video_without_a_frame_at_a_low_rate_is_refused(videos_path, run_scrip
     code, _, err = generate(run_script, videos_path, "--fps", 0.1)
     assert code == 1 and "v_MoveUp_g01_c01.avi: too short for a frame at 0.1 frames a second" in err
     assert not (videos_path.parent / "ucf101_01.json").exists()
+
+
+def test_frames_at_another_rate_have_that_rate_in_the_journal(videos_path, run_script):
+    code, _, err = generate(run_script, videos_path, "--fps", 10)
+    assert code == 0, err
+    first, *lines = map(json.loads, (videos_path.parent / "jpg/frames.jsonl").read_text().splitlines())
+    assert first["fps"] == 10 and {line["fps"] for line in lines} == {10.0}
+
+
+LEGACY = ROOT / "tests/legacy/frames.jsonl"
+
+
+def test_a_folder_of_the_first_version_is_checked_resumed_and_read(tmp_path, run_script):
+    videos_path, jpg = tmp_path / "UCF-101", tmp_path / "jpg"
+    make_videos(videos_path, n_groups=9, n_clips=1)  # those that the journal is of
+    assert generate(run_script, videos_path, "--size", 32)[0] == 0
+    shutil.copy(LEGACY, jpg / "frames.jsonl")
+    code, out, err = generate(run_script, videos_path, "--check")
+    assert code == 0 and out.endswith("36 videos, 1295 frames: all whole\n"), err
+    store = open_store(jpg)
+    assert store.spec == FrameSpec(size=32)
+    training = read_annotation(tmp_path / "ucf101_03.json").subsets["training"]
+    store.check(training)
+    assert len(training) == 36 and store.frame_rates(training) is None
+
+    shutil.rmtree(jpg / "MoveUp/v_MoveUp_g02_c01")
+    code, _, err = generate(run_script, videos_path)
+    assert code == 1 and "holds other frames: size was 32 and is 240; use" in err
+    code, _, err = generate(run_script, videos_path, "--size", 32)
+    assert code == 0, err
+    before, after = LEGACY.read_text().splitlines(), (jpg / "frames.jsonl").read_text().splitlines()
+    (redone,) = (line for line in before if "v_MoveUp_g02_c01" in line)
+    *others, last = after
+    path = videos_path / "MoveUp/v_MoveUp_g02_c01.avi"
+    status, crc32 = path.stat(), zlib.crc32(path.read_bytes())
+    source = {"bytes": status.st_size, "mtime": status.st_mtime, "crc32": crc32}
+    assert others == [line for line in before if line != redone]
+    assert json.loads(last) == {**json.loads(redone), "fps": 25.0, **source}
+
+    first, *lines = after
+    reordered = '{"fps": null, "quality": 80, "size": 32}'
+    (jpg / "frames.jsonl").write_text("".join(f"{line}\n" for line in [reordered, *lines]))
+    frame = jpg / "MoveDown/v_MoveDown_g01_c01/image_00001.jpg"
+    whole = frame.read_bytes()
+    frame.write_bytes(whole[:-300])
+    code, out, err = generate(run_script, videos_path, "--repair", "--size", 32)
+    assert code == 0 and "MoveDown/v_MoveDown_g01_c01: decoded again, 45 frames" in out, err
+    assert frame.read_bytes() == whole
 
 
 def test_a_video_that_cannot_be_opened_is_one_line(videos_path, run_script):

@@ -1,13 +1,15 @@
 """The budget on paper counts what can be counted by hand."""
+import gc
 import sys
 
+import paddle
 import pytest
-from conftest import ROOT
-
-from model.resnet3d import ResNet3D
+from conftest import ROOT, network
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from gpu_budget import forward_flops, layers_of, operations
+from gpu_budget import CLIP, STEPS, forward_flops, kept_values, layers_of, operations, product
+
+from model.training.optimization import train_from
 
 
 def conv(n_in, n_out, kernel, n_positions):
@@ -22,7 +24,7 @@ def bottlenecks(n_in, n, n_blocks, n_before, n_positions):
 
 
 def test_flops_are_those_counted_by_hand():
-    layers = layers_of(ResNet3D(50, 101))
+    layers = layers_of(network(50, 101))
     flops = {name: forward_flops(layer, outputs) for name, layer, _, outputs in layers}
     positions = [8 * 28 * 28, 4 * 14 * 14, 2 * 7 * 7, 1 * 4 * 4]
     stages = [
@@ -46,3 +48,23 @@ def test_flops_are_those_counted_by_hand():
     assert step("--freeze_bn") == 128 * (forward + 2 * head - first)
     assert step("everything trained") == 128 * (3 * forward - flops["conv1"])
     assert forward == pytest.approx(20.14e9, rel=1e-3)  # what docs/performance.md says
+
+
+@pytest.mark.parametrize("step, begin", [(STEPS[0], "layer4"), (STEPS[2], "")])
+def test_what_a_step_keeps_is_what_paddle_allocates(step, begin):
+    def allocated():
+        gc.collect()
+        return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
+
+    net = network(10, 5, resnet_widen_factor=0.25)
+    counted = 4 * (kept_values(layers_of(net), step) - product(CLIP))
+    train_from(net, begin)
+    net.train()
+    taken = []
+    for n in (1, 2):
+        clips = paddle.zeros([n, *CLIP])
+        before = allocated()
+        loss = net(clips).sum()
+        taken.append(allocated() - before)
+        del loss
+    assert taken[1] - taken[0] == pytest.approx(counted, rel=0.01)  # and some small change of the loss

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
-import opts
-from datasets.hmdb51 import read_split_list, subsets
-from opts import UserError
+from datasets.sources import SourceVideo
+from datasets.sources.hmdb51 import read_split_list, splits
+from run import console
+from run.console import UserError
 
 NAMES = ["300+_Yards!!!_golf_[x]_0", "b_golf_1", "c_golf_2"]
 PATHS = [Path("videos/golf") / f"{name}.avi" for name in NAMES] + [Path("videos/ride_bike/d e.avi")]
+VIDEOS = [SourceVideo(p, f"{p.parent.name}/{p.stem}", p.stem, p.parent.name) for p in PATHS]
 
 
 def write_lists(folder, codes="120", split=1):
@@ -22,7 +24,7 @@ def test_ones_train_twos_validate_and_zeros_are_left_out(tmp_path):
     for split, codes in enumerate(("120", "201", "012"), start=1):
         write_lists(tmp_path, codes, split)
     t, v = "training", "validation"
-    assert subsets(PATHS, lists_path=tmp_path, val_fraction=0.5) == [
+    assert splits(VIDEOS, {"annotation_dir_path": tmp_path}) == [
         {NAMES[0]: t, NAMES[1]: v, "d e": t},
         {NAMES[0]: v, NAMES[2]: t, "d e": t},
         {NAMES[1]: t, NAMES[2]: v, "d e": t},
@@ -30,10 +32,10 @@ def test_ones_train_twos_validate_and_zeros_are_left_out(tmp_path):
 
 
 def test_listed_videos_that_are_not_there_are_told(tmp_path, capsys):
-    opts.note.cache_clear()
+    console.note.cache_clear()
     for split in (1, 2, 3):
         write_lists(tmp_path, split=split)
-    subsets(PATHS[:2], lists_path=tmp_path)
+    splits(VIDEOS[:2], {"annotation_dir_path": tmp_path})
     assert capsys.readouterr().err == f"note: {tmp_path}: 1 of 3 videos of these classes are not here\n"
 
 
@@ -52,12 +54,12 @@ def test_a_bad_list_is_named(tmp_path, spoil, message):
     write_lists(tmp_path)
     spoil(tmp_path / "golf_test_split1.txt")
     with pytest.raises(UserError, match=message):
-        subsets(PATHS, lists_path=tmp_path)
+        splits(VIDEOS, {"annotation_dir_path": tmp_path})
 
 
 def test_the_lists_are_asked_for():
     with pytest.raises(UserError, match=re.escape("--annotation_dir_path, the folder of its split files")):
-        subsets(PATHS, lists_path=None)
+        splits(VIDEOS, {"annotation_dir_path": None})
 
 
 def test_a_list_is_read_as_it_is_published(tmp_path):

@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from datasets.labelled_video import write_labelled_video
 from datasets.video import read_frames
+from prediction.rendered_video import write_labelled_video
 
 
-def write_grey(path, n_frames, height, width, level=200, pix_fmt="yuv420p"):
-    """Write a video without losses, of one grey."""
+def write_grey(path, n_frames, height, width, level=200, pix_fmt="yuv420p", rate=25):
+    """Write a video without losses, of one grey, or a list with one for each frame."""
+    levels = np.broadcast_to(np.array(level, np.uint8), n_frames)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
+        stream = container.add_stream("ffv1", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         for i in range(n_frames):
-            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), level, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = i, Fraction(1, 25)
+            content = np.full((height, width, 3), levels[i], np.uint8)
+            frame = av.VideoFrame.from_ndarray(content, format="rgb24")
+            frame.pts, frame.time_base = i, 1 / Fraction(rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
@@ -86,8 +88,8 @@ def test_a_full_disk_leaves_no_file_and_is_one_error(tmp_path):
 import resource, signal, sys
 from fractions import Fraction
 from pathlib import Path
-from datasets.labelled_video import write_labelled_video
-from opts import UserError
+from prediction.rendered_video import write_labelled_video
+from run.console import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 path = Path(sys.argv[1])

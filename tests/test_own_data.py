@@ -87,7 +87,7 @@ def test_a_check_and_a_repair_hold_for_own_videos_and_a_changed_split_is_told(my
         (["--split_by", "("], 2, "'(' is not a regular expression"),
         (["--split_by", "x(p)"], 1, "error: --split_by 'x(p)' finds no group in 24 of 24 names"),
         (["--val_fraction", "1"], 2, "1 is not above 0, at most 0.9"),
-        (["--annotation_dir_path", "lists"], 2, "--annotation_dir_path is for the datasets ucf101"),
+        (["--annotation_dir_path", "lists"], 2, "--annotation_dir_path is for the data set hmdb51"),
     ],
 )
 def test_a_bad_split_is_refused_before_anything_is_decoded(my_videos, run_script, arguments, code, message):
@@ -98,9 +98,10 @@ def test_a_bad_split_is_refused_before_anything_is_decoded(my_videos, run_script
 
 def test_the_split_is_not_asked_for_where_it_is_given(tmp_path, run_script):
     code, _, err = run_script("generate_video_jpgs.py", "a", "b", "ucf101", "--split_by", "a", cwd=tmp_path)
-    assert code == 2 and "--split_by is for the dataset folder" in err
-    (tmp_path / "a/golf").mkdir(parents=True)
-    (tmp_path / "a/golf/x.avi").touch()
+    assert code == 2 and "--split_by is for the data set folder" in err
+    for name in ("golf", "wave"):
+        (tmp_path / "a" / name).mkdir(parents=True)
+        (tmp_path / "a" / name / f"{name}.avi").touch()
     code, _, err = run_script("generate_video_jpgs.py", "a", "b", "hmdb51", cwd=tmp_path)
     assert code == 1 and "error: hmdb51 needs --annotation_dir_path" in err and err.count("\n") == 1
 

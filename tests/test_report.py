@@ -1,101 +1,38 @@
-"""The report on a results file: its numbers counted again, its page in a real browser, strangers' names."""
+"""The report on a results file: its numbers counted again, what is missing, strangers' names."""
 import base64
-import html.parser
+import hashlib
 import io
 import json
 import re
-import zlib
 from collections import Counter
 
 import pytest
-from browser import CHROMIUM, Browser
-from conftest import ROOT, make_frames
 from PIL import Image
+from report_data import CLASSES, EVIL, PUBLISHED, Page, evaluator, write_scored_videos
 
-from report import wilson_interval
-
-# Names from strangers: markup in a class and in a video, a quote, words that sort unlike their bytes.
-EVIL = "<img src=x onerror=document.title='evil'>"
-LONG = 'a "quoted" & long name of a class that no column is wide enough for'
-LABELS = ["Archery", EVIL, LONG, "run", "empty"]
-
-
-class Page(html.parser.HTMLParser):
-    """The text, the tags and the table's rows of a page."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.text, self.tags, self.rows, self.is_in_cell = "", [], [], False
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.is_in_cell = True
-
-    def handle_endtag(self, tag):
-        self.is_in_cell = self.is_in_cell and tag not in ("td", "th")
-
-    def handle_data(self, text):
-        self.text += text
-        if self.is_in_cell:
-            self.rows[-1][-1] += text
-
-
-@pytest.fixture
-def evaluate(tmp_path, run_script):
-    """Return a function that runs `eval_accuracy.py` where Paddle cannot be imported, and the page's path."""
-    (tmp_path / "no_paddle").mkdir()
-    (tmp_path / "no_paddle/paddle.py").write_text("raise ImportError('Paddle is not to be imported')\n")
-
-    def run(*arguments):
-        env = {"PYTHONPATH": str(tmp_path / "no_paddle"), "SECRET_OF_THE_SHELL": "hunter2"}
-        return run_script("eval_accuracy.py", *arguments, cwd=tmp_path, env=env)
-
-    return run
+from report.curves import panels
+from report.page import wilson_interval
+from run.spec import ClipSpec, NetworkSpec, Protocol, Recipe
 
 
 @pytest.fixture
 def scored(tmp_path):
-    """Write annotation, results, their run and some frames of 40 videos; return `{video: (class, pairs)}`."""
-    videos, database = {}, {}
-    for i in range(40):
-        label = LABELS[i % 4]
-        name = f"v_{i}_<b>&amp;"
-        wrong = LABELS[(i % 4 + 1 + i // 20) % 4]
-        first, second = (wrong, label) if i % 3 == 0 else (label, wrong)
-        rest = [other for other in LABELS if other not in (first, second)]
-        scores = [0.5 + i / 100, 0.02, 0.01, 0.005, 0.001]
-        videos[name] = (label, list(zip([first, second, *rest], scores)))
-        annotations = {"label": label, "segment": [1, 21]}
-        database[name] = {"subset": "validation", "annotations": annotations}
-    (tmp_path / "dataset").mkdir()
-    (tmp_path / "dataset/ucf101_01.json").write_text(json.dumps({"labels": LABELS, "database": database}))
-    results = {
-        name: [{"label": label, "score": score} for label, score in pairs]
-        for name, (_, pairs) in videos.items()
-    }
-    text = json.dumps({"results": results})
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results/val.json").write_text(text)
-    run = {
-        "checkpoint": "results/best.pdparams",
-        "device": "cpu",
-        "versions": {"python": "3.11", "paddle": "3.3.1"},
-        "options": {"n_threads": 4, "note": EVIL},
-        "results_crc32": zlib.crc32(text.encode()),
-        "videos": {name: [i % 4, 5] for i, name in enumerate(videos)},
-    }
-    (tmp_path / "results/val_run.json").write_text(json.dumps(run))
-    header = {"paddle": "2.6.2", "command": ["train.py", EVIL], "environment": {"KEY": "of the log"}}
-    log = [{"paddle": "earlier"}, {"epoch": 1}, header, {"epoch": 2}]
-    (tmp_path / "results/train.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"torn')
-    for i in (39, 36):  # 36 and 39 are the surest mistakes
-        make_frames(tmp_path / "dataset/UCF-101-jpg" / LABELS[i % 4] / f"v_{i}_<b>&amp;", 20, seed=i)
-    return videos
+    return write_scored_videos(tmp_path)
+
+
+@pytest.fixture
+def evaluate(run_script, tmp_path):
+    return evaluator(run_script, tmp_path)
+
+
+def page_text(tmp_path):
+    return (tmp_path / "results/report.html").read_text(encoding="utf-8")
+
+
+def change(path, **changes):
+    """Give keys of a JSON file other values, `...` to take one out."""
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
 
 
 def test_the_page_says_what_an_independent_count_says(scored, evaluate, tmp_path):
@@ -114,7 +51,7 @@ def test_the_page_says_what_an_independent_count_says(scored, evaluate, tmp_path
     assert f"{100 * low:.1f} % to {100 * high:.1f} %" in text
     assert "published 92.9 % lies above it." in text and "UCF-101 split 1" in text
     assert "These are other data (40 videos, 5 classes" in text
-    for label in LABELS[:4]:
+    for label in CLASSES[:4]:
         mine = [pairs[0][0] for own, pairs in scored.values() if own == label]
         (name, count), = Counter(other for other in mine if other != label).most_common(1)
         part, row = mine.count(label) / 10, next(row for row in page.rows if row[0] == label)
@@ -136,7 +73,7 @@ def test_the_mistakes_come_surest_first_with_their_frames(scored, evaluate, tmp_
     assert [a["alt"] for a in strips] == ["5 frames of v_39_<b>&amp;", "5 frames of v_36_<b>&amp;"]
     image = Image.open(io.BytesIO(base64.b64decode(strips[0]["src"].partition(",")[2])))
     assert image.size == (5 * 128 + 4 * 2, 96)  # frames of 80 x 60, and gaps
-    # The first is frame 3 of 1 to 20, as it is on disk but for its size.
+    # The first is frame 3 of 1 to 20, as it is on disk except for its size.
     frame = Image.open(tmp_path / f"dataset/UCF-101-jpg/run/{wrong[0]}/image_00003.jpg").resize((128, 96))
     first = image.crop((0, 0, 128, 96))
     errors = [abs(a - b) for a, b in zip(first.tobytes(), frame.tobytes())]
@@ -145,10 +82,10 @@ def test_the_mistakes_come_surest_first_with_their_frames(scored, evaluate, tmp_
     assert "dataset/UCF-101-jpg: frames missing for 1 of 1 annotated videos" in page.text
 
 
-def test_what_is_not_there_is_told(scored, evaluate, tmp_path):
+def test_what_is_missing_is_reported(scored, evaluate, tmp_path):
     (tmp_path / "results/train.jsonl").unlink()
     run_path = tmp_path / "results/val_run.json"
-    for spoil, told in (
+    for spoil, reported in (
         (lambda: run_path.write_text(run_path.read_text().replace('"results_crc32": ', '"results_crc32": 1')),
          "results/val_run.json: of other results than val.json"),
         (lambda: run_path.write_text('{"videos": {"v": [3, 2]}}'), "results/val_run.json: malformed"),
@@ -159,7 +96,7 @@ def test_what_is_not_there_is_told(scored, evaluate, tmp_path):
         code, _, err = evaluate("--report", "--video_path", "nowhere")
         assert code == 0, err
         text = Page(tmp_path / "results/report.html").text
-        assert f"Clip accuracynot known{told}" in text and f"Not known: {told}" in text
+        assert f"Clip accuracynot known{reported}" in text and f"Not known: {reported}" in text
     assert "there is no folder nowhere (--video_path)" in text and "no train.jsonl" in text
     assert "No curves.png beside the results" in text
 
@@ -183,9 +120,147 @@ def test_the_page_holds_nothing_of_the_environment_and_fetches_nothing(scored, e
     assert "hunter2" not in page.text and "of the log" not in page.text
     assert "2.6.2" in page.text and "earlier" not in page.text  # the log's last header
     assert "train.py <img src=x" in page.text
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    script = re.search("<script>(.*?)</script>", page_text(tmp_path), re.DOTALL)[1]
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; ") and f"script-src 'sha256-{script_hash}';" in policy
     for tag, attributes in page.tags:
         assert attributes.get("src", "data:").startswith("data:") and "href" not in attributes
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+
+
+@pytest.mark.parametrize(
+    "n_videos, n_classes, remark",
+    [
+        (40, 5, "The comparison holds if these are the results of those data and that network."),
+        (41, 5, "These are other data (40 videos, 5 classes; the published figure is of 41 and 5)"),
+        (40, 101, "These are other data (40 videos, 5 classes; the published figure is of 40 and 101)"),
+    ],
+)
+def test_a_published_figure_is_compared_by_its_data(scored, evaluate, tmp_path, n_videos, n_classes, remark):
+    figure = {**PUBLISHED, "accuracy": 0.5, "n_videos": n_videos, "n_classes": n_classes, "what": EVIL}
+    change(tmp_path / "results/val_run.json", published=figure)
+    assert evaluate("--report")[0] == 0
+    text = " ".join(Page(tmp_path / "results/report.html").text.split())
+    assert "The published 50.0 % lies inside it." in text and "published 50.0" in text
+    assert f"That is the {EVIL} (source: a paper)" in text and remark in text
+    assert ("The comparison holds" in text) != ("other data" in text)
+
+
+def test_the_published_figure_of_the_log_stands_in_for_that_of_an_old_test(scored, evaluate, tmp_path):
+    run, log = tmp_path / "results/val_run.json", tmp_path / "results/train.jsonl"
+    log.write_text(json.dumps({"version": 2, "published": {**PUBLISHED, "accuracy": 0.123}}) + "\n")
+    change(run, published=...)
+    assert evaluate("--report")[0] == 0
+    page = Page(tmp_path / "results/report.html")
+    assert "The published 12.3\xa0% lies below it." in page.text.replace("\n", " ")
+    # A test that knows of none decides: its checkpoint can be of another training.
+    change(run, published=None)
+    assert evaluate("--report")[0] == 0
+    assert "ublished" not in Page(tmp_path / "results/report.html").text
+
+
+# What the scripts wrote before there were specs.
+OLD_RUN = {"checkpoint": "old.pdparams", "device": "cpu", "versions": {"paddle": "2.6.2"},
+           "options": {"inference_stride": 16, "resume_path": "old.pdparams", "fps": None}}  # fmt: skip
+OLD_HEADER = {"command": ["train.py", "--n_epochs", "3"], "git": "7c3cfd9", "paddle": "2.6.1",
+              "options": {"batch_size": 4, "multistep_milestones": [50, 100, 150]}, "n_ranks": 1}  # fmt: skip
+
+
+def test_old_runs_have_no_published_figure_and_their_options_are_listed(scored, evaluate, tmp_path):
+    run = json.loads((tmp_path / "results/val_run.json").read_text())
+    old = {**OLD_RUN, **{name: run[name] for name in ("results_crc32", "videos")}}
+    (tmp_path / "results/val_run.json").write_text(json.dumps(old))
+    (tmp_path / "results/train.jsonl").write_text(json.dumps(OLD_HEADER) + "\n")
+    assert evaluate("--report") == (0, evaluate()[1], "note: results/report.html: report on 40 videos\n")
+    page = Page(tmp_path / "results/report.html")
+    assert "95\xa0% interval" in page.text and "60 of 200 clips" in page.text
+    assert "ublished" not in page_text(tmp_path) and "these are other data" not in page.text.lower()
+    assert page.lists == {
+        "Test": {"checkpoint": "old.pdparams", "device": "cpu", "paddle": "2.6.2"},
+        "Test, Options": {"inference_stride": "16", "resume_path": "old.pdparams", "fps": "null"},
+        "Training": {"command": "train.py --n_epochs 3", "git": "7c3cfd9", "paddle": "2.6.1", "n_ranks": "1"},
+        "Training, Options": {"batch_size": "4", "multistep_milestones": "[50, 100, 150]"},
+    }
+
+
+def test_how_it_was_made_lists_the_specs(scored, evaluate, tmp_path):
+    header = {
+        "version": 2,
+        "device": "gpu",
+        "network": NetworkSpec("resnet", {"model_depth": 50}).to_json(),
+        "clip": ClipSpec(sample_duration=32).to_json(),
+        "recipe": Recipe(batch_size=16).to_json(),
+        "recipe_name": EVIL,
+        "published": None,
+        "options": {"n_threads": 2},
+    }
+    (tmp_path / "results/train.jsonl").write_text(json.dumps(header) + "\n")
+    assert evaluate("--report")[0] == 0
+    lists = Page(tmp_path / "results/report.html").lists
+    assert list(lists) == [
+        "Test", "Test, Network", "Test, Clip", "Test, Protocol", "Test, Options",
+        "Training", "Training, Network", "Training, Clip", "Training, Recipe", "Training, Options",
+    ]  # fmt: skip
+    assert lists["Test, Network"] == {"name": "resnet", "model_depth": "18", "n_classes": "5"}
+    assert lists["Test, Clip"]["sample_size"] == "96" and lists["Test, Clip"]["frame_rates"] == "null"
+    assert lists["Test, Clip"]["mean"] == "[0.4345, 0.4051, 0.3775]"
+    assert set(lists["Test, Protocol"]) == set(Protocol.kinds())
+    assert lists["Test, Protocol"]["inference_stride"] == "8"
+    assert lists["Test, Options"] == {"n_threads": "4", "note": EVIL}
+    assert lists["Training"] == {"device": "gpu", "recipe_name": EVIL}
+    assert lists["Training, Network"] == {"name": "resnet", "model_depth": "50"}
+    assert lists["Training, Clip"]["sample_duration"] == "32"
+    assert set(lists["Training, Recipe"]) == set(Recipe.kinds())
+    assert lists["Training, Recipe"]["batch_size"] == "16"
+    assert lists["Training, Options"] == {"n_threads": "2"}
+
+
+@pytest.mark.parametrize(
+    "figure, reported",
+    [
+        ({**PUBLISHED, "accuracy": 92.9}, "published: accuracy is 92.9, expected a number, at least 0"),
+        ({**PUBLISHED, "n_videos": "all"}, "published: n_videos is 'all', expected"),
+        ("92.9", "published: expected an object, found '92.9'"),
+    ],
+)
+def test_a_damaged_published_figure_is_not_compared(scored, evaluate, tmp_path, figure, reported):
+    change(tmp_path / "results/val_run.json", published=figure)
+    assert evaluate("--report")[0] == 0
+    text = Page(tmp_path / "results/report.html").text
+    assert f"Not compared with a published figure: val_run.json: {reported}" in text and " lies " not in text
+
+
+@pytest.mark.parametrize(
+    "field, reported",
+    [
+        ({"device": 5}, "device is 5, expected text"),
+        ({"n_ranks": 0, "n_clips": 0}, "expected a whole number, at least 1"),
+        (
+            {"clip": {"version": 1, "sample_size": "big"}},
+            "clip: sample_size is 'big', expected a whole number",
+        ),
+        ({"version": 9}, "of version 9, this program reads up to 2"),
+    ],
+)
+def test_a_damaged_record_is_not_shown(scored, evaluate, tmp_path, field, reported):
+    change(tmp_path / "results/val_run.json", **field)
+    (tmp_path / "results/train.jsonl").write_text(json.dumps({"version": 2, **field}) + "\n")
+    assert evaluate("--report")[0] == 0
+    page = Page(tmp_path / "results/report.html")
+    assert page.lists == {} and page.text.count(reported) >= 2
+
+
+def test_without_jinja2_one_line_names_the_package(scored, evaluate, tmp_path):
+    (tmp_path / "no_paddle/jinja2.py").write_text("raise ImportError('Jinja2 is not to be had')\n")
+    code, out, err = evaluate("--report")
+    assert (code, out.count("\n")) == (1, 6)
+    assert err == (
+        "error: --report needs the package Jinja2 (ImportError: Jinja2 is not to be had); "
+        "pip install Jinja2, or leave the option out\n"
+    )
+    assert not (tmp_path / "results/report.html").exists()
+    assert evaluate()[::2] == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -199,79 +274,21 @@ def test_the_interval_is_wilsons(n_right, n, low, high):
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed here; the page is not looked at")
-    browser = Browser()
-    try:
-        browser.__enter__()
-    except (AssertionError, OSError) as error:
-        pytest.skip(f"Chromium does not start here ({error}); the page is not looked at")
-    yield browser
-    browser.__exit__()
-
-
-def column(browser, number):
-    rows = "[...document.querySelectorAll('#classes tbody tr')]"
-    return browser.run(f"{rows}.map(row => row.cells[{number}].innerText)")
-
-
-def sorts(browser):
-    return browser.run("[...document.querySelectorAll('#classes thead th')].map(h => h.ariaSort)")
-
-
-def test_a_browser_sorts_the_table_by_click_and_key_without_complaint(browser, scored, evaluate, tmp_path):
-    assert evaluate("--report")[0] == 0
-    browser.open(tmp_path / "results/report.html")
-    assert browser.run("document.title") == "What it learned: 40 videos"  # no stranger's script ran
-    assert sorts(browser) == ["none", "none", "none", "ascending", "none"]
-    click = "document.querySelectorAll('#classes thead button')[{}].click()"
-    browser.run(click.format(0))
-    assert sorts(browser) == ["ascending", "none", "none", "none", "none"]
-    upwards = column(browser, 0)
-    assert sorted(upwards) == sorted(LABELS) and upwards != LABELS
-    assert [name for name in upwards if name.isalpha()] == ["Archery", "empty", "run"]
-    browser.run(click.format(0))
-    assert column(browser, 0) == upwards[::-1] and sorts(browser)[0] == "descending"
-    # By keyboard: the fourth heading has the focus, Enter presses it.
-    browser.run("document.querySelectorAll('#classes thead button')[3].focus()")
-    for order in ("ascending", "descending"):
-        browser.press("Enter", 13)
-        assert sorts(browser) == ["none", "none", "none", order, "none"]
-        numbers = [float(text.split()[0]) for text in column(browser, 3)[:4]]
-        assert numbers == sorted(numbers, reverse=order == "descending") and numbers[0] != numbers[-1]
-        assert column(browser, 0)[-1] == "empty"  # what has no accuracy stays below
-    assert (browser.complaints, browser.requests) == ([], [])
-
-
-@pytest.mark.parametrize("width", [1280, 400])
-def test_no_page_is_wider_than_its_window(browser, scored, evaluate, tmp_path, width):
-    # 101 classes as UCF-101 has; the matrix scrolls in a box of its own.
-    path = tmp_path / "dataset/ucf101_01.json"
-    content = json.loads(path.read_text())
-    content["labels"] += [f"ClassWithANameNumber{i}" for i in range(96)]
-    path.write_text(json.dumps(content))
-    (tmp_path / "results/curves.png").write_bytes((ROOT / "docs/curves.png").read_bytes())
-    assert evaluate("--report")[0] == 0
-    browser.open(tmp_path / "results/report.html", width)
-    assert browser.run("innerWidth") == width
-    too_much = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert browser.run(too_much) <= 0
-    assert browser.run("document.querySelectorAll('#classes tbody tr').length") == 101
-    boxes = browser.run("[...document.querySelectorAll('.scroll')].map(b => b.scrollWidth - b.clientWidth)")
-    assert len(boxes) == 2 and boxes[1] > 0  # the matrix is drawn large enough to be read
-    assert browser.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert (browser.complaints, browser.requests) == ([], [])
-
-
-def test_the_browser_would_hear_a_complaint_and_see_a_page_too_wide(browser, tmp_path):
-    path = tmp_path / "bad.html"
-    address = "http://127.0.0.1:9/a.png"
-    path.write_text(f'<div style="width: 2000px">x</div><script>gone()</script><img src="{address}">')
-    browser.open(path, 400)
-    assert browser.run("document.documentElement.scrollWidth - innerWidth") >= 1600
-    assert any("gone is not defined" in text for text in browser.complaints)
-    assert browser.requests == [address]
-    browser.complaints.clear()
-    browser.requests.clear()
+def test_the_curves_of_a_log_have_their_data_apart_from_the_drawing():
+    epochs = [
+        {"epoch": 2, "train_loss": 4.0, "train_clip_accuracy": 0.2, "learning_rate": 0.1,
+         "val_loss": 3.0, "val_clip_accuracy": 0.4},
+        {"epoch": 3, "train_loss": 0.1, "train_clip_accuracy": 0.3, "learning_rate": 0.1},
+        {"epoch": 4, "train_loss": 0.5, "train_clip_accuracy": 0.9, "learning_rate": 0.01,
+         "val_loss": 2.0, "val_clip_accuracy": 0.4},
+    ]  # fmt: skip
+    loss, accuracy, learning_rate = panels(epochs)
+    assert loss.curves == {"training": {2: 4.0, 3: 0.1, 4: 0.5}, "validation": {2: 3.0, 4: 2.0}}
+    assert (loss.title, loss.scale, loss.marked_epoch) == ("Loss", "log", None)  # 40 times the least
+    assert accuracy.curves["validation"] == {2: 0.4, 4: 0.4} and accuracy.scale == "part"
+    assert (accuracy.marked_epoch, accuracy.remark) == (4, "best, epoch 4: 0.400")  # the lower loss
+    assert learning_rate.curves == {"training": {2: 0.1, 3: 0.1, 4: 0.01}}
+    assert (learning_rate.scale, learning_rate.remark) == ("log", "log scale")
+    loss, accuracy, learning_rate = panels(epochs[1:2])
+    assert loss.scale == learning_rate.scale == "linear"
+    assert (accuracy.remark, accuracy.marked_epoch) == ("", None)

@@ -11,14 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL_TRAINING
+from conftest import ROOT, SMALL_TRAINING, network
 
-from model.checkpoint import load_checkpoint, save_checkpoint
+from model.checkpoint import Metadata, load_checkpoint, save_checkpoint
 from model.weights import weights_of
-from report import Curves, curves_png
+from report.curves import Curves, curves_png
 
 
 def log(root, results="results"):
@@ -31,13 +32,19 @@ def without_times(entries):
 
 
 def assert_same_file(a, b):
+    """Compare two checkpoints bit for bit; only the number of epochs that were asked for may differ."""
     a, b = load_checkpoint(a), load_checkpoint(b)
-    assert a.facts == b.facts
-    for part in ("weights", "velocity"):
-        mine, other = getattr(a, part) or {}, getattr(b, part) or {}
-        assert mine.keys() == other.keys()
+    ours, other = (replace(c.metadata, recipe=replace(c.metadata.recipe, n_epochs=1)) for c in (a, b))
+    assert ours == other and a.groups.keys() == b.groups.keys()
+    for part, mine in a.groups.items():
+        assert mine.keys() == b.groups[part].keys()
         for name in mine:
-            np.testing.assert_array_equal(mine[name], other[name], err_msg=name)
+            np.testing.assert_array_equal(mine[name], b.groups[part][name], err_msg=name)
+
+
+def save_weights(path, net):
+    """Write a network's weights as a conversion does."""
+    save_checkpoint(path, {"weights": weights_of(net)}, Metadata(net.spec))
 
 
 def test_two_epochs_are_one_and_a_resume_and_one_bit_for_bit(small_set, run_script):
@@ -56,17 +63,18 @@ def test_two_epochs_are_one_and_a_resume_and_one_bit_for_bit(small_set, run_scri
 
     headers, epochs = log(small_set)
     assert [e["epoch"] for e in epochs] == [1, 2]
-    assert headers[0]["n_training_videos"] == 6 and headers[0]["options"]["batch_size"] == 4
+    assert headers[0]["n_training_videos"] == 6 and headers[0]["recipe"]["batch_size"] == 4
     assert set(epochs[0]) >= {"learning_rate", "train_loss", "val_loss", "val_clip_accuracy"}
     assert without_times(log(small_set, "again")[1]) == without_times(epochs)
     # The curves of a resumed run are those of all its epochs.
     for name in ("results", "again"):
         curves = (small_set / name / "curves.png").read_bytes()
         assert curves == curves_png(log(small_set, name)[1]) != curves_png(epochs[1:])
-    facts = load_checkpoint(small_set / "results/best.pdparams").facts
-    assert facts["class_names"] == ["Jump", "run"] and facts["input"]["sample_size"] == 32
+    metadata = load_checkpoint(small_set / "results/best.pdparams").metadata
+    assert metadata.class_names == ["Jump", "run"] and metadata.clip.sample_size == 32
+    assert metadata.recipe.mixup_alpha == 0.2 and metadata.training is None
 
-    # Going on in another folder takes the best along; going back behind a checkpoint is refused.
+    # Continuing in another folder takes the best along; going back behind a checkpoint is refused.
     train(*common, "--n_epochs", 2, "--result_path", "copy", "--resume_path", "again/save_1.pdparams")
     for name in ("save_2.pdparams", "best.pdparams"):
         assert_same_file(small_set / "results" / name, small_set / "copy" / name)
@@ -89,15 +97,13 @@ def test_fine_tuning_starts_from_the_weights_and_moves_layer4_and_fc_only(small_
     for name in ("--model_depth", "--resnet_widen_factor", "--conv1_t_size"):  # the weights decide
         at = arguments.index(name)
         del arguments[at : at + 2]
-    from model.resnet3d import ResNet3D
-
-    net = ResNet3D(10, 39, resnet_widen_factor=0.125, conv1_t_size=3)
+    net = network(10, 39, resnet_widen_factor=0.125, conv1_t_size=3)
     before = weights_of(net)
-    save_checkpoint(small_set / "weights/r3d50_KM_200ep.pdparams", before, {})
+    save_weights(small_set / "weights/r3d50_KM_200ep.pdparams", net)
     code, out, err = run_script("train.py", *arguments, "--n_epochs", 1, cwd=small_set)
     assert code == 0, err
     assert "training layer4 on" in out
-    after = load_checkpoint(small_set / "results/best.pdparams").weights
+    after = load_checkpoint(small_set / "results/best.pdparams").groups["weights"]
     # And a resumed fine-tuning, over a fall of the rate, needs the checkpoint alone.
     more = ["--lr_scheduler", "multistep", "--multistep_milestones", 3]
     for name, epochs in (("whole", [4]), ("parts", [2, 4])):
@@ -121,11 +127,9 @@ def test_fine_tuning_starts_from_the_weights_and_moves_layer4_and_fc_only(small_
 
 
 def test_freeze_bn_holds_the_frozen_statistics_and_resumes_bit_for_bit(small_set, run_script):
-    from model.resnet3d import ResNet3D
-
-    net = ResNet3D(10, 39, resnet_widen_factor=0.125, conv1_t_size=3)
+    net = network(10, 39, resnet_widen_factor=0.125, conv1_t_size=3)
     before = weights_of(net)
-    save_checkpoint(small_set / "weights/r3d50_KM_200ep.pdparams", before, {})
+    save_weights(small_set / "weights/r3d50_KM_200ep.pdparams", net)
     data = "--sample_size 32 --sample_duration 8 --batch_size 4 --n_threads 0 --learning_rate 0.01".split()
 
     def train(*arguments):
@@ -134,12 +138,10 @@ def test_freeze_bn_holds_the_frozen_statistics_and_resumes_bit_for_bit(small_set
     assert train("--freeze_bn", "--n_epochs", 2)[0] == 0
     assert train("--freeze_bn", "--n_epochs", 1, "--result_path", "parts")[0] == 0
     resume = ["--n_epochs", 2, "--result_path", "parts", "--resume_path", "parts"]
-    code, _, err = train(*resume)
-    assert code == 1 and "the run was started with --freeze_bn True, not False" in err
-    assert train("--freeze_bn", *resume)[0] == 0
+    assert train(*resume)[0] == 0  # what is not given is the run's own
     assert_same_file(small_set / "results/save_2.pdparams", small_set / "parts/save_2.pdparams")
 
-    after = load_checkpoint(small_set / "parts/save_2.pdparams").weights
+    after = load_checkpoint(small_set / "parts/save_2.pdparams").groups["weights"]
     changed = {name for name in after if name[:3] != "fc." and not np.array_equal(after[name], before[name])}
     assert changed == {name for name in after if name.startswith("layer4.")}
 
@@ -180,7 +182,7 @@ def add_best(root):
         ),
         (spoil_frame, ["--n_threads", 2], "v_Jump_g02_c01/image_"),
         (spoil_frame, ["--n_threads", 0], "v_Jump_g02_c01/image_"),
-        (lambda r: None, ["--learning_rate", "1e30", "--batch_size", 1], "Videos of the batch: v_"),
+        (lambda r: None, ["--learning_rate", "1e30", "--batch_size", 2], "Videos of the batch: v_"),
         (add_best, [], "holds a run already"),
     ],
 )
@@ -199,8 +201,9 @@ def test_a_run_that_diverges_stops_and_leaves_its_checkpoints_as_they_were(small
     code, out, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set)
     assert code == 0, err
     path = small_set / "results/save_1.pdparams"
-    weights, facts, velocity = load_checkpoint(path)
-    save_checkpoint(path, weights, facts, {n: np.full_like(v, 3e38) for n, v in velocity.items()})
+    groups, metadata = load_checkpoint(path)
+    velocity = {name: np.full_like(array, 3e38) for name, array in groups["velocity"].items()}
+    save_checkpoint(path, {**groups, "velocity": velocity}, metadata)
     before = {p.name: p.read_bytes() for p in (small_set / "results").glob("*.pdparams")}
     code, out, err = run_script(
         "train.py", *SMALL_TRAINING, "--n_epochs", 2, "--resume_path", "results", cwd=small_set
@@ -218,10 +221,7 @@ def test_a_run_that_diverges_stops_and_leaves_its_checkpoints_as_they_were(small
     ],
 )
 def test_weights_of_another_architecture_are_refused(small_set, run_script, options, message):
-    from model.resnet3d import ResNet3D
-
-    weights = weights_of(ResNet3D(10, 39, resnet_widen_factor=0.125))
-    save_checkpoint(small_set / "weights/r3d50_KM_200ep.pdparams", weights, {})
+    save_weights(small_set / "weights/r3d50_KM_200ep.pdparams", network(10, 39, resnet_widen_factor=0.125))
     code, out, err = run_script("train.py", "--batch_size", 4, *options, cwd=small_set)
     assert code == 1 and message in err
 
@@ -230,25 +230,44 @@ def test_a_resume_with_other_options_is_refused(small_set, run_script):
     code, out, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set)
     assert code == 0, err
     code, out, err = run_script(
-        "train.py", *SMALL_TRAINING, "--momentum", 0.8, "--resume_path", "results", cwd=small_set
+        "train.py", *SMALL_TRAINING, "--momentum", 0.8, "--fast_decode", "--sample_size", 40,
+        "--resume_path", "results", cwd=small_set
     )
-    assert code == 1 and "started with --momentum 0.9, not 0.8" in err
-    # A checkpoint from before an option was there.
-    path = small_set / "results/save_1.pdparams"
-    weights, facts, velocity = load_checkpoint(path)
-    del facts["run"]["options"]["fast_decode"]
-    save_checkpoint(path, weights, facts, velocity)
-    code, out, err = run_script(
-        "train.py", *SMALL_TRAINING, "--fast_decode", "--resume_path", "results", cwd=small_set
-    )
-    assert code == 1 and "started with --fast_decode False, not True" in err
+    assert code == 1 and err.count("\n") == 1
+    for change in ("momentum was 0.9 and is 0.8", "fast_decode was False and is True", "sample_size was 32"):
+        assert change in err
     code, out, err = run_script(
         "train.py", *SMALL_TRAINING, "--resume_path", "results/best.pdparams", cwd=small_set
     )
     assert code == 1 and "weights only, nothing to resume" in err
 
 
-def test_the_rate_falls_by_the_schedule(small_set, run_script):
+def test_a_resume_takes_what_is_not_given_from_the_checkpoint(small_set, run_script):
+    for n_epochs, result in ((2, "whole"), (1, "parts")):
+        code, _, err = run_script(
+            "train.py", *SMALL_TRAINING, "--n_epochs", n_epochs, "--result_path", result, cwd=small_set
+        )
+        assert code == 0, err
+    code, _, err = run_script(
+        "train.py", "--resume_path", "parts", "--result_path", "parts", "--n_epochs", 2, cwd=small_set
+    )
+    assert code == 0, err
+    assert_same_file(small_set / "whole/save_2.pdparams", small_set / "parts/save_2.pdparams")
+
+
+def test_a_resume_on_other_videos_of_equal_number_is_refused(small_set, run_script):
+    code, _, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set)
+    assert code == 0, err
+    path = small_set / "dataset/ucf101_01.json"
+    content = json.loads(path.read_text())
+    a, b = (content["database"][name] for name in ("v_Jump_g00_c01", "v_Jump_g06_c01"))
+    a["subset"], b["subset"] = b["subset"], a["subset"]
+    path.write_text(json.dumps(content))
+    code, _, err = run_script("train.py", "--resume_path", "results", "--n_epochs", 2, cwd=small_set)
+    assert code == 1 and "started on other videos, subsets or segments" in err
+
+
+def test_the_learning_rate_falls_by_the_schedule(small_set, run_script):
     code, out, err = run_script(
         "train.py", *SMALL_TRAINING, "--n_epochs", 3, "--lr_scheduler", "multistep",
         "--multistep_milestones", 1, 2, "--n_val_samples", 1, "--train_crop", "corner", "--nesterov",
@@ -258,8 +277,8 @@ def test_the_rate_falls_by_the_schedule(small_set, run_script):
     _, epochs = log(small_set)
     rates = [e["learning_rate"] for e in epochs]
     assert all(math.isclose(a, b) for a, b in zip(rates, (0.01, 0.001, 0.0001)))
-    facts = load_checkpoint(small_set / "results/best.pdparams").facts
-    assert facts["input"]["mean_dataset"] == "0.5" and facts["input"]["sample_t_stride"] == 2
+    clip = load_checkpoint(small_set / "results/best.pdparams").metadata.clip
+    assert clip.mean == clip.std == (0.5, 0.5, 0.5) and clip.sample_t_stride == 2
 
 
 def start_training(root, *options):
@@ -281,7 +300,7 @@ def end_when(process, path, signum, whole_group=False):
     return process.returncode, err
 
 
-def test_a_run_ended_by_signals_or_killed_goes_on_bit_for_bit(small_set, run_script):
+def test_a_run_ended_by_signals_or_killed_continues_bit_for_bit(small_set, run_script):
     # Three steps an epoch; readers at work, which a terminal's Ctrl-C reaches too.
     common = ["--batch_size", 2, "--n_epochs", 4, "--mixup_alpha", 0.2]
     code, _, err = run_script("train.py", *SMALL_TRAINING, *common, "--result_path", "whole", cwd=small_set)
@@ -290,7 +309,7 @@ def test_a_run_ended_by_signals_or_killed_goes_on_bit_for_bit(small_set, run_scr
     results = small_set / "results"
     process = start_training(small_set, *common)
     code, err = end_when(process, results / "save_1_1.pdparams", signal.SIGTERM)
-    assert code == 143 and "go on with --resume_path results" in err and "Traceback" not in err
+    assert code == 143 and "continue with --resume_path results" in err and "Traceback" not in err
     # It waited for its end of step and then left; the place differs with the machine's load.
     resume = [*common, "--resume_path", "results"]
     for signum, expected in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
@@ -374,7 +393,7 @@ def test_only_the_last_checkpoints_are_kept(small_set, run_script):
     assert names == {"save_3.pdparams", "save_4.pdparams", "best.pdparams"}
 
 
-def test_a_run_killed_between_its_first_best_and_its_first_checkpoint_can_be_started_anew(
+def test_a_run_killed_between_its_first_best_and_its_first_checkpoint_can_be_started_again(
     small_set, run_script
 ):
     code, _, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set)
@@ -392,13 +411,13 @@ def fail_to_import(root, package):
     return {"PYTHONPATH": str(root / "broken")}
 
 
-def test_curves_that_cannot_be_drawn_are_told_of_once_and_end_nothing(small_set, run_script):
+def test_curves_that_cannot_be_drawn_are_one_note_and_end_nothing(small_set, run_script):
     env = fail_to_import(small_set, "matplotlib")
     code, out, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 2, cwd=small_set, env=env)
     assert code == 0 and "epoch 2:" in out
     assert err == (
         "note: results/curves.png: not drawn (ImportError: matplotlib is not to be had); "
-        "the training goes on without it\n"
+        "training continues without it\n"
     )
     assert not (small_set / "results/curves.png").exists()
 
@@ -470,3 +489,130 @@ def test_visualdl_that_is_missing_ends_before_the_training_with_one_line(small_s
     assert (code, out) == (1, "") and err.count("\n") == 1
     assert err.startswith("error: --visualdl needs the package visualdl (ImportError: ")
     assert not (small_set / "results").exists()
+
+
+def test_training_works_without_git_and_takes_no_other_repositorys_commit(small_set, run_script, tmp_path):
+    (tmp_path / "no_git").mkdir()
+    env = {"PATH": str(tmp_path / "no_git")}
+    code, _, err = run_script("train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set, env=env)
+    assert code == 0, err
+    assert log(small_set)[0][0]["git"] is None
+    copy = tmp_path / "other" / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "dataset", "demo", "results*", "tests"))
+    subprocess.run("git init -q . && git -c user.name=a -c user.email=b commit -q --allow-empty -m x",
+                   shell=True, check=True, cwd=copy.parent)
+    found = subprocess.run([sys.executable, "-c", "import train; print(train.git_commit())"],
+                           cwd=copy, capture_output=True, text=True)
+    assert found.stdout == "None\n", found.stderr
+
+
+@pytest.mark.parametrize(
+    "variables, told",
+    [
+        ({"PADDLE_TRAINER_ID": "1"}, None),  # left over: one process is the first
+        ({"PADDLE_TRAINERS_NUM": ""}, "PADDLE_TRAINERS_NUM is '', expected a whole number, at least 1"),
+        ({"PADDLE_TRAINERS_NUM": "abc"}, "PADDLE_TRAINERS_NUM is 'abc'"),
+        ({"PADDLE_TRAINERS_NUM": "2"}, "PADDLE_TRAINER_ENDPOINTS is missing"),
+        ({"PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": "2"}, "PADDLE_TRAINER_ID is '2'"),
+        ({"PADDLE_TRAINERS_NUM": "2", "PADDLE_LOCAL_SIZE": "0"}, "PADDLE_LOCAL_SIZE is '0'"),
+    ],
+)
+def test_a_left_over_environment_of_the_launcher_trains_or_is_named(small_set, run_script, variables, told):
+    code, out, err = run_script(
+        "train.py", *SMALL_TRAINING, "--n_epochs", 1, cwd=small_set, env=variables
+    )
+    if told is None:
+        assert code == 0 and "epoch 1:" in out and (small_set / "results/best.pdparams").exists(), err
+    else:
+        assert code == 1 and told in err and err.count("\n") == 1
+
+
+def test_one_clip_of_which_batchnorm_sees_one_value_is_refused_at_the_start(small_set, run_script):
+    # 6 clips in batches of 5 leave one; layer4 sees 1 x 1 x 1 of 8 frames of 32 pixels.
+    arguments = [*SMALL_TRAINING, "--batch_size", 5, "--n_epochs", 1]
+    code, _, err = run_script("train.py", *arguments, cwd=small_set)
+    assert code == 1 and "sees one value a channel" in err and err.count("\n") == 1
+    code, _, err = run_script("train.py", *arguments, "--sample_size", 40, cwd=small_set)
+    assert code == 0, err
+
+
+def test_a_small_set_gets_a_small_batch_and_a_note_unless_one_is_given(small_set, run_script):
+    at = SMALL_TRAINING.index("--batch_size")
+    arguments = [*SMALL_TRAINING[:at], *SMALL_TRAINING[at + 2 :], "--sample_size", 40, "--n_epochs", 1]
+    code, _, err = run_script("train.py", *arguments, cwd=small_set)
+    assert code == 0 and "note: 6 training videos are few: --batch_size 1 instead of 128" in err
+    assert log(small_set)[0][0]["recipe"]["batch_size"] == 1
+    code, out, err = run_script("train.py", "--resume_path", "results", "--n_epochs", 1, cwd=small_set)
+    assert code == 0 and "note: 1 epochs are done; --n_epochs 1 asks for no more" in err
+
+
+def test_a_full_or_closed_stdout_is_one_line(small_set):
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL_TRAINING, "--n_epochs", "1"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=small_set, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == "error: stdout: No space left on device\n"
+    done = subprocess.run(
+        f"{' '.join(command)} --result_path other 2>&-", shell=True, cwd=small_set, capture_output=True
+    )
+    assert done.returncode == 0 and b"epoch 1:" in done.stdout
+
+
+def test_a_stdout_that_cannot_encode_a_name_gets_it_escaped(small_set, run_script):
+    env = {"PYTHONIOENCODING": "ascii"}
+    code, out, err = run_script(
+        "train.py", *SMALL_TRAINING, "--n_epochs", 1, "--result_path", "é", cwd=small_set, env=env
+    )
+    assert code == 0 and r"\xe9/best.pdparams" in out, err
+
+
+@pytest.fixture
+def train_here(small_set, monkeypatch, capsys):
+    """A function that trains in this process and returns what was printed and what was noted."""
+    import train
+    from opts import train_options
+    from run import console
+
+    monkeypatch.chdir(small_set)
+
+    def run(*options):
+        console.note.cache_clear()
+        train.main(train_options([str(option) for option in [*SMALL_TRAINING, *options]]))
+        return capsys.readouterr()
+
+    return run
+
+
+def test_validation_every_few_epochs_and_at_the_end_resumes_bit_for_bit(small_set, train_here):
+    common = ["--val_every", 2, "--accumulate", 2, "--sample_size", 40]  # parts of one clip
+    out, _ = train_here(*common, "--n_epochs", 5)
+    _, epochs = log(small_set)
+    assert [e["epoch"] for e in epochs if "val_loss" in e] == [2, 4, 5]
+    lines = [line for line in out.splitlines() if line.startswith("epoch")]
+    assert ["validation loss" in line for line in lines] == [False, True, False, True, True]
+    assert curves_png(epochs) == (small_set / "results/curves.png").read_bytes()
+    assert load_checkpoint(small_set / "results/best.pdparams").metadata.best.epoch in (2, 4, 5)
+
+    parts = ["--result_path", "parts"]
+    train_here(*common, *parts, "--n_epochs", 3)
+    assert [e["epoch"] for e in log(small_set, "parts")[1] if "val_loss" in e] == [2, 3]
+    train_here(*common, "--n_epochs", 4, "--result_path", "again")
+    resume = ["--result_path", "again", "--resume_path", "again"]
+    _, err = train_here(*common, *resume, "--n_epochs", 5)
+    assert "--accumulate" not in err
+    for name in ("save_5.pdparams", "best.pdparams"):
+        assert_same_file(small_set / "results" / name, small_set / "again" / name)
+    _, err = train_here("--sample_size", 40, *resume, "--n_epochs", 6, "--accumulate", 1)
+    assert "started with --accumulate 2 and continues with 1: the BatchNorms see parts" in err
+
+
+def test_a_batch_that_does_not_fit_ends_in_a_line_that_names_accumulate(train_here, monkeypatch):
+    import train
+    from run.console import UserError
+
+    def no_room(*_):
+        raise MemoryError("(ResourceExhausted) \n\nOut of memory error on GPU 0. Cannot allocate 2GB.\n")
+
+    monkeypatch.setattr(train.Trainer, "_backward", no_room)
+    with pytest.raises(UserError, match="Cannot allocate 2GB: use --accumulate 2 or more") as error:
+        train_here()
+    assert "\n" not in str(error.value)

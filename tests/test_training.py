@@ -3,10 +3,9 @@ import numpy as np
 import paddle
 import pytest
 import seeded
-from conftest import golden
+from conftest import golden, network
 
-from model.resnet3d import ResNet3D
-from model.training import (
+from model.training.optimization import (
     build_optimizer,
     build_scheduler,
     load_velocity,
@@ -16,7 +15,8 @@ from model.training import (
     velocity_of,
 )
 from model.weights import from_torch, load_weights, weights_of
-from opts import UserError
+from run.console import UserError
+from run.spec import Recipe
 
 RUNS = golden("training.json")
 
@@ -48,7 +48,7 @@ class TorchVariance:
 
 def replay(run, n_steps):
     """Repeat a golden run; return its losses and the network in eval mode."""
-    net = ResNet3D(run["depth"], run["n_classes"])
+    net = network(run["depth"], run["n_classes"])
     shapes = dict(golden("state_dict_shapes.json")[f"resnet{run['depth']}"])
     shapes["fc.weight"] = [run["n_classes"], shapes["fc.weight"][1]]
     shapes["fc.bias"] = [run["n_classes"]]
@@ -61,8 +61,15 @@ def replay(run, n_steps):
     TorchVariance(net)
     trained = train_from(net, run["ft_begin_module"])
     drop = run["lr_divided_by_10_at_step"]
-    scheduler = build_scheduler("multistep", run["lr"], milestones=[drop or 10**6])
-    optimizer = build_optimizer(trained, scheduler, run["momentum"], run["weight_decay"])
+    recipe = Recipe(
+        lr_scheduler="multistep",
+        learning_rate=run["lr"],
+        multistep_milestones=(drop or 10**6,),
+        momentum=run["momentum"],
+        weight_decay=run["weight_decay"],
+    )
+    scheduler = build_scheduler(recipe)
+    optimizer = build_optimizer(trained, scheduler, recipe)
     net.train()
     losses = []
     for step in range(n_steps):
@@ -83,17 +90,9 @@ def relative_differences(found, expected):
     return np.abs(np.array(found) / np.array(expected[: len(found)]) - 1)
 
 
-# Largest relative differences seen on Paddle 2.6.2 and 3.3.1: losses 8.5e-7, norms 2.5e-7, logits
-# 1.8e-6 in the first run. The second amplifies the rounding of its first steps (losses 1.0e-7 at the
-# first, 6.0e-5 at the last): norms 6.7e-5, logits 1.1e-3. Each bound is about three times that.
-@pytest.mark.parametrize(
-    "run, loss_bound, norm_bound, logits_bound",
-    [(RUNS[0], 3e-6, 1e-6, 1e-5), (RUNS[1], 1e-4, 2e-4, 3e-3)],
-)
-def test_fine_tuning_follows_the_reference(run, loss_bound, norm_bound, logits_bound):
+def fine_tuning_differences(run):
+    """Return how far a golden run's losses, norms and final logits are, relative to the reference's."""
     losses, net = replay(run, run["steps"])
-    assert relative_differences(losses, run["losses"]).max() < loss_bound
-
     weights = weights_of(net)
     renamed = {
         name.replace("running_mean", "_mean").replace("running_var", "_variance"): norm
@@ -101,31 +100,60 @@ def test_fine_tuning_follows_the_reference(run, loss_bound, norm_bound, logits_b
         if not name.endswith("num_batches_tracked")
     }
     assert set(renamed) == set(weights)
-    for name, norm in renamed.items():
-        assert np.linalg.norm(weights[name].astype(np.float64)) == pytest.approx(norm, rel=norm_bound), name
-
+    norms = [np.linalg.norm(weights[name].astype(np.float64)) for name in renamed]
     with paddle.no_grad():
         clips = paddle.to_tensor(seeded.clips(run["seed"] * 100 + 999, 2, *run["clip"][:3]))
         logits = net(clips).numpy()
     expected = np.array(run["eval_logits"])
-    assert np.abs(logits - expected).max() / np.abs(expected).max() < logits_bound
+    return {
+        "losses": relative_differences(losses, run["losses"]).max(),
+        "norms": relative_differences(norms, list(renamed.values())).max(),
+        "logits": np.abs(logits - expected).max() / np.abs(expected).max(),
+    }
+
+
+def all_layers_difference():
+    """Return how far the first two losses of the run that trains all layers are from the reference's."""
+    # Float32 makes this run chaotic from its third step on, in any implementation.
+    losses, _ = replay(RUNS[2], 2)
+    return relative_differences(losses, RUNS[2]["losses"]).max()
+
+
+# About three times what was seen on Paddle 2.6.2 and 3.3.1 (`make parity`). The second run amplifies the
+# rounding of its first steps. Each run with its bounds.
+FINE_TUNING = [
+    (RUNS[0], {"losses": 3e-6, "norms": 1e-6, "logits": 1e-5}),
+    (RUNS[1], {"losses": 1e-4, "norms": 2e-4, "logits": 3e-3}),
+]
+ALL_LAYERS_BOUND = 1e-4
+
+
+@pytest.mark.parametrize("run, bounds", FINE_TUNING)
+def test_fine_tuning_follows_the_reference(run, bounds):
+    found = fine_tuning_differences(run)
+    assert found.keys() == bounds.keys()
+    for what, bound in bounds.items():
+        assert found[what] < bound, what
 
 
 def test_training_all_layers_starts_as_the_reference_does():
-    # Float32 makes this run chaotic from its third step on (7e-4, 1e-2), in any implementation.
-    losses, _ = replay(RUNS[2], 2)
-    assert relative_differences(losses, RUNS[2]["losses"]).max() < 1e-4
+    assert all_layers_difference() < ALL_LAYERS_BOUND
+
+
+def optimizer_of(trained):
+    recipe = Recipe(learning_rate=0.1)
+    return build_optimizer(trained, build_scheduler(recipe), recipe)
 
 
 def small_network():
-    return ResNet3D(10, 3, resnet_widen_factor=0.125, conv1_t_size=3)
+    return network(10, 3, resnet_widen_factor=0.125, conv1_t_size=3)
 
 
 def test_the_frozen_part_keeps_its_weights_but_its_statistics_move():
     net = small_network()
     trained = train_from(net, "layer4")
     assert {name.split(".")[0] for name in trained} == {"layer4", "fc"}
-    optimizer = build_optimizer(trained, build_scheduler("plateau", 0.1))
+    optimizer = optimizer_of(trained)
     before = weights_of(net)
     net.train()
     net(paddle.randn([2, 3, 8, 32, 32])).mean().backward()
@@ -143,7 +171,7 @@ def test_training_begins_at_the_named_module(begin, first):
 
 
 @pytest.mark.parametrize("kind", ["plateau", "multistep"])
-def test_the_rate_falls_when_torchs_does(kind):
+def test_the_learning_rate_falls_when_torchs_does(kind):
     torch = pytest.importorskip("torch")
     parameter = torch.nn.Parameter(torch.zeros(1))
     sgd = torch.optim.SGD([parameter], lr=0.003)
@@ -151,7 +179,7 @@ def test_the_rate_falls_when_torchs_does(kind):
         theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, "min", patience=2)
     else:
         theirs = torch.optim.lr_scheduler.MultiStepLR(sgd, [3, 7])
-    ours = build_scheduler(kind, 0.003, plateau_patience=2, milestones=[7, 3])
+    ours = build_scheduler(Recipe(lr_scheduler=kind, plateau_patience=2, multistep_milestones=(7, 3)))
     for loss in [3.0, 2.0, 2.1, 1.99995, 2.0, 2.0, 1.0, 1.0, 1.5, 1.0, 0.99999, 1.0, 0.5, 0.5]:
         arguments = [loss] if kind == "plateau" else []
         sgd.step()
@@ -169,7 +197,8 @@ def test_the_optimiser_steps_as_torchs_sgd(nesterov):
     sgd = torch.optim.SGD([theirs], 0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
     layer = paddle.nn.Linear(3, 2, bias_attr=False)
     layer.weight.set_value(start.astype(np.float32))
-    ours = build_optimizer({"w": layer.weight}, build_scheduler("plateau", 0.1), 0.9, 0.01, nesterov)
+    recipe = Recipe(learning_rate=0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
+    ours = build_optimizer({"w": layer.weight}, build_scheduler(recipe), recipe)
     for gradient in gradients.astype(np.float32):
         theirs.grad = torch.from_numpy(gradient)
         sgd.step()
@@ -182,14 +211,14 @@ def test_the_optimiser_steps_as_torchs_sgd(nesterov):
 def test_momentum_of_other_parameters_is_refused():
     net = small_network()
     trained = train_from(net, "layer4")
-    optimizer = build_optimizer(trained, build_scheduler("plateau", 0.1))
+    optimizer = optimizer_of(trained)
     net(paddle.randn([2, 3, 8, 32, 32])).mean().backward()
     optimizer.step()
     velocity = velocity_of(optimizer, trained)
     assert set(velocity) == set(trained)
     fresh = train_from(small_network(), "fc")
     with pytest.raises(UserError, match="left over"):
-        load_velocity(build_optimizer(fresh, build_scheduler("plateau", 0.1)), fresh, velocity)
+        load_velocity(optimizer_of(fresh), fresh, velocity)
 
 
 def test_smoothing_and_mixup_are_soft_targets():

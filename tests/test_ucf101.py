@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from datasets.folder import class_labels
-from datasets.ucf101 import find_videos, read_split_lists, subset_by_group
-from opts import UserError
+from datasets.class_folders import sorted_names
+from datasets.sources.ucf101 import find_videos, read_split_lists, subset_by_group
+from run.console import UserError
 
 
 @pytest.mark.parametrize("split, test_groups", [(1, range(1, 8)), (2, range(8, 15)), (3, range(15, 22))])
@@ -23,7 +23,7 @@ def test_a_name_without_a_group_is_refused(name):
 
 def test_labels_are_ordered_without_regard_to_case():
     names = ["JumpRope", "YoYo", "JumpingJack", "HandstandWalking", "HandstandPushups", "JumpRope"]
-    assert class_labels(names) == ["HandstandPushups", "HandstandWalking", "JumpingJack", "JumpRope", "YoYo"]
+    assert sorted_names(names) == ["HandstandPushups", "HandstandWalking", "JumpingJack", "JumpRope", "YoYo"]
 
 
 def test_the_rules_give_the_published_annotation_of_split_1(reference_path):
@@ -32,7 +32,7 @@ def test_the_rules_give_the_published_annotation_of_split_1(reference_path):
     for name, video in content["database"].items():
         assert subset_by_group(name, 1) == video["subset"], name
     class_names = [video["annotations"]["label"] for video in content["database"].values()]
-    assert class_labels(class_names) == content["labels"]
+    assert sorted_names(class_names) == content["labels"]
 
 
 @pytest.mark.parametrize("split, n_training, n_validation", [(2, 9586, 3734), (3, 9624, 3696)])
@@ -81,7 +81,7 @@ def make_files(root, *names):
 
 def test_videos_are_found_in_order(tmp_path):
     make_files(tmp_path, "b/2.avi", "b/1.AVI", "a/3 [x]!.avi", "a/notes.txt", "top.avi", "a/deep/4.avi")
-    found = [str(path.relative_to(tmp_path)) for path in find_videos(tmp_path)]
+    found = [str(video.path.relative_to(tmp_path)) for video in find_videos(tmp_path)]
     assert found == ["a/3 [x]!.avi", "b/1.AVI", "b/2.avi"]
 
 
