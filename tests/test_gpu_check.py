@@ -23,7 +23,9 @@ PROGRAM = ROOT / "tools/gpu_check.py"
 STEP = {
     "batch_size": 8, "step_s": 0.1, "clips_per_second": 80.0, "first_step_s": 1.0, "copy_s": 0.01,
     "copy_gb_per_second": 3.0, "normalise_s": 0.01, "forward_s": 0.05, "conv3d_dtype": "float32",
+    "backward_s": 0.02, "update_s": 0.001, "batch_norm_dtype": "float32", "scale": 1.0,
     "losses": [3.0, 2.0], "n_skipped": 0, "digest": 7, "peak_mb": 100, "reserved_mb": 200,
+    "gb_per_second": 5.0,
 }  # fmt: skip
 
 
@@ -37,7 +39,7 @@ def answering(monkeypatch, answer):
     """Let the processes of a check answer as a function of their task says; return a check."""
     monkeypatch.setattr(
         Measurements, "measured", lambda self, what, environment=(), launcher=(), **task:
-        answer({"what": what, "environment": dict(environment), **task}),
+        answer({"what": what, "environment": dict(environment), "recipe": {}, **task}),
     )  # fmt: skip
     return check()
 
@@ -142,15 +144,21 @@ def test_switches_that_are_faster_are_recommended(monkeypatch):
 def test_half_precision_is_judged_by_its_speed_and_an_overflow_has_to_skip_the_step(monkeypatch):
     def answer(task):
         skipped = int(task.get("overflow", False))
-        return {**STEP, "step_s": 0.05, "conv3d_dtype": "float16", "n_skipped": skipped}
+        return {**STEP, **half, "step_s": 0.05, "n_skipped": skipped}
 
+    half = {"conv3d_dtype": "float16", "batch_norm_dtype": "float16"}
     small = answering(monkeypatch, answer)
     found = small.amp()
     assert found.status == "ok" and "2.00 times as fast" in found.text and small.faster == ["--amp O1"]
-    small = answering(monkeypatch, lambda _: {**STEP, "conv3d_dtype": "float32"})
-    assert small.amp().status == "FAIL"
-    small = answering(monkeypatch, lambda _: {**STEP, "conv3d_dtype": "float16"})
+    small = answering(monkeypatch, lambda _: {**STEP, **half})
     assert "was not skipped" in small.amp().text
+    small = answering(monkeypatch, lambda _: {**STEP, **half, "n_skipped": 1, "scale": 2.0**126})
+    assert "scale stays" in small.amp().text
+    for layer in ("conv3d", "batch_norm"):
+        half[f"{layer}_dtype"] = "float32"
+        small = answering(monkeypatch, answer)
+        assert small.amp().status == "FAIL" and f"leaves {layer} in float32" in small.amp().text
+        half[f"{layer}_dtype"] = "float16"
 
 
 def test_a_card_without_half_precision_skips_the_item():
@@ -164,6 +172,29 @@ def test_readers_slower_than_the_gpu_are_slow():
     assert "more cores" in small.readers().text
 
 
+def test_readers_that_stay_or_take_memory_of_the_card_fail(monkeypatch):
+    monkeypatch.setattr(gpu_check, "small_videos", lambda *_: None)
+    monkeypatch.setattr(gpu_check, "rate_of", lambda *_: (100.0, 0.1, 500))
+    monkeypatch.setattr(gpu_check, "card_memory", lambda: 500)
+    monkeypatch.setattr(gpu_check, "children", lambda _: [])
+    assert check().readers().status == "ok"
+    monkeypatch.setattr(gpu_check, "card_memory", lambda: 200)
+    assert "take memory of the card" in check().readers().text
+    monkeypatch.setattr(gpu_check, "children", lambda _: [4711])
+    assert check().readers().status == "FAIL" and "outlive" in check().readers().text
+
+
+def test_this_process_is_not_called_another_also_in_a_container(monkeypatch):
+    rows = [["4711", "python3"], ["4712", "python"]]
+    monkeypatch.setattr(machine, "nvidia_smi", lambda _: rows)
+    monkeypatch.setattr(machine.os, "getpid", lambda: 4712)
+    assert machine._others_on_the_card() == ["4711 python3"]
+    monkeypatch.setattr(machine.os, "getpid", lambda: 1)  # as a container counts
+    assert machine._others_on_the_card() == ["4712 python"]
+    rows = rows[:1]
+    assert machine._others_on_the_card() == []
+
+
 def test_runs_that_differ_although_asked_not_to_are_slow(monkeypatch):
     digests = iter([1, 2, 3, 4])
     small = answering(monkeypatch, lambda _: {**STEP, "digest": next(digests)})
@@ -174,6 +205,9 @@ def test_scores_are_measured_and_the_bill_adds_up(monkeypatch):
     small = check()
     found = small.scores()
     assert found.status == "ok", found
+    rates = {"32": {"clips_per_second": 100.0}, "128": {"clips_per_second": 150.0}}
+    monkeypatch.setattr(Measurements, "measured", lambda *_, **__: rates)
+    assert small.scores().text.endswith("; faster: test.py --inference_batch_size 128")
     small.figures["scores"] = {"clips_per_second": 100.0}
     small.figures["readers"] = {"clips_per_second": 50.0}
     small.options, small.faster = ["--n_threads 2"], ["--amp bf16"]
@@ -192,6 +226,7 @@ def test_two_ranks_are_measured_and_a_run_on_them_stops_well(tmp_path, monkeypat
     assert "error" not in found, found
     alone = check().steps(1)
     assert found["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+    assert check().measured("exchange", launcher=launcher, n_bytes=4_000_000)["gb_per_second"] > 0
     (tmp_path / "run").mkdir()
     assert gpu_check.stopped_run(tmp_path / "run", SMALL) == ""
 

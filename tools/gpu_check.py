@@ -59,11 +59,15 @@ from model.gpu_check.items import Measurements, Size, apart_by
 from model.gpu_check.machine import environment, libraries, numbers
 from model.gpu_check.speed import measured
 from model.training.distributed import Ranks
-from run.machine import default_readers
+from run.machine import default_readers, nvidia_smi
 from run.spec import ClipSpec, Recipe
 
 # UCF-101 split 1: training clips of an epoch, validation clips (three of each video). Recipe: 200 epochs.
 N_TRAINING, N_VALIDATION, N_EPOCHS = 9_537, 3 * 3_783, 200
+# What a card's use may grow by, in MB, while readers run: a process on it would take 200 and more.
+MOST_HELD = 50
+# Bytes that a step of ResNet3D-50 exchanges, all of it trained, and seconds to notice a lost rank.
+N_GRADIENT_BYTES, LOST_RANK_S = 186_000_000, 10
 LAUNCH = [sys.executable, "-m", "paddle.distributed.launch"]
 
 
@@ -74,13 +78,22 @@ class Check(Measurements):
         """Item 8: the readers on frames like UCF-101's, with the GPU in use beside them."""
         with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
             clips = small_videos(Path(folder), self.size)
-            rates = {
-                n: rate_of(clips, n) for n in sorted({1, max(1, default_readers() // 2), default_readers()})
-            }
+            numbers = sorted({1, max(1, default_readers() // 2), default_readers()})
+            before = card_memory()
+            found = {n: rate_of(clips, n) for n in numbers}
+        rates = {n: rate for n, (rate, _, _) in found.items()}
         best = max(rates, key=rates.get)
+        _, start_s, held = found[best]
         needed = self.figures["step"]["clips_per_second"]
-        figures = {"rates": rates, "n_threads": best, "clips_per_second": rates[best]}
-        text = f"{rates[best]:.0f} clips/s with --n_threads {best}, the GPU takes {needed:.0f}"
+        figures = {"rates": rates, "n_threads": best, "clips_per_second": rates[best], "start_s": start_s}
+        text = (
+            f"{rates[best]:.0f} clips/s with --n_threads {best}, which start in {1e3 * start_s:.0f} ms; the "
+            f"GPU takes {needed:.0f}"
+        )
+        left = children(os.getpid())
+        if left or held > before + MOST_HELD:
+            what = f"{len(left)} readers outlive their loader" if left else "readers take memory of the card"
+            return Finding("FAIL", f"{text}; {what}: train with --n_threads 0, and report it", figures)
         if best != default_readers():
             self.options.append(f"--n_threads {best}")
         if rates[best] < 0.95 * needed:
@@ -105,7 +118,8 @@ class Check(Measurements):
                 launcher=launcher, recipe={"batchnorm_sync": True}, speedups=["paddle_sync_batchnorm"]
             ),
         }
-        needed = [name for name in ("alone", "two", "batchnorm_sync") if "error" in found[name]]
+        found["exchange"] = self.measured("exchange", launcher=launcher, n_bytes=N_GRADIENT_BYTES)
+        needed = [name for name in ("alone", "two", "batchnorm_sync", "exchange") if "error" in found[name]]
         if needed:
             texts = [f"{name}: {found[name]['error']}" for name in needed]
             return Finding("FAIL", "; ".join(texts), found)
@@ -117,6 +131,7 @@ class Check(Measurements):
             for name, each in found.items()
             if "step_s" in each
         )
+        text += f", gradients {found['exchange']['gb_per_second']:.1f} GB/s"
         if apart > 5e-3:
             return Finding("FAIL", f"{text}; the first loss of two ranks is {apart:.1e} off one's", found)
         if found["stop"]:
@@ -163,14 +178,22 @@ def small_videos(folder, size):
 
 
 def rate_of(clips, n_threads):
-    """Return the clips a second that a loader reads, its start left out."""
+    """Return a loader's clips a second, the seconds to its first batch, and the MB in use on the card."""
     batches = clips.batches(0, 16) * max(1, 320 // len(clips))
+    begin = time.perf_counter()
     loader = iter(ClipLoader(clips, batches, n_threads))
     next(loader)
+    start_s, held = time.perf_counter() - begin, card_memory()
     begin, n = time.perf_counter(), 0
     for pixels, *_ in loader:
         n += len(pixels)
-    return n / (time.perf_counter() - begin)
+    return n / (time.perf_counter() - begin), start_s, held
+
+
+def card_memory():
+    """Return the MB in use on all cards together, 0 where nvidia-smi does not tell."""
+    rows = nvidia_smi("--query-gpu=memory.used") or []
+    return sum(int(row[0].split()[0]) for row in rows if row[0].split()[0].isdecimal())
 
 
 def two_ranks():
@@ -205,8 +228,9 @@ def stopped_run(folder, size):
         if not wait_until(lambda: log.read_text().count("\n") > n_lines + 1, 120, process):
             return "a training on two ranks does not continue; see docs/distributed.md"
         os.kill(max(children(process.pid)), signal.SIGKILL)
-        if wait_until(lambda: False, 30, process) or process.poll() is None:
-            return "a rank was killed and the others did not end in 30 s; look after runs on several GPUs"
+        wait_until(lambda: False, LOST_RANK_S, process)
+        if process.poll() is None:
+            return f"a rank was killed and the others do not end in {LOST_RANK_S} s; watch such runs yourself"
     finally:
         end_group(process)
     return ""

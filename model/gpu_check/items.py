@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.gpu_check import Finding
+from model.gpu_check import LARGE_SCALE, Finding
+from run.spec import Protocol
 
 
 class Size(NamedTuple):
@@ -62,11 +63,12 @@ class Measurements:
                 break
         else:
             return Finding("FAIL", f"no step: {found['error']}", found)
-        ms = {name: f"{1e3 * found[f'{name}_s']:.0f}" for name in ("step", "copy", "normalise", "forward")}
+        names = ("copy", "normalise", "forward", "backward", "update")
+        parts = ", ".join(f"{name} {1e3 * found[f'{name}_s']:.0f}" for name in names)
         text = (
-            f"{found['clips_per_second']:.0f} clips/s at batch {batch_size}: step {ms['step']} ms (copy "
-            f"{ms['copy']}, {found['copy_gb_per_second']:.1f} GB/s; normalise {ms['normalise']}; forward "
-            f"{ms['forward']}), the first {found['first_step_s']:.1f} s; peak {found['peak_mb'] or 0:,} MB"
+            f"{found['clips_per_second']:.0f} clips/s at batch {batch_size}: step {1e3 * found['step_s']:.0f}"
+            f" ms ({parts}; the copy {found['copy_gb_per_second']:.1f} GB/s), the first "
+            f"{found['first_step_s']:.1f} s; peak {found['peak_mb'] or 0:,} MB"
         )
         if not np.isfinite(found["losses"]).all() or found["losses"][-1] >= found["losses"][0]:
             return Finding("FAIL", f"{text}; the loss on one batch does not fall: {found['losses']}", found)
@@ -103,8 +105,9 @@ class Measurements:
         for amp, each in found.items():
             if "error" in each:
                 return Finding("FAIL", f"--amp {amp}: {each['error']}; leave --amp off", found)
-            if "float32" in each["conv3d_dtype"]:
-                return Finding("FAIL", f"--amp {amp} leaves conv3d in float32; leave it off", found)
+            for layer in ("conv3d", "batch_norm"):
+                if each[f"{layer}_dtype"] == "float32":
+                    return Finding("FAIL", f"--amp {amp} leaves {layer} in float32; leave it off", found)
             factor = self.against_step(each)
             use = "use it if other numbers are welcome" if factor > 1.2 else "not worth it here"
             texts.append(f"--amp {amp} {factor:.2f} times as fast, peak {each['peak_mb'] or 0:,} MB: {use}")
@@ -115,7 +118,10 @@ class Measurements:
             if found["overflow"].get("n_skipped", 0) < 1:
                 reason = found["overflow"].get("error", "the step was not skipped")
                 return Finding("FAIL", f"--amp O1 and an overflow: {reason}; leave --amp O1 off", found)
-            texts.append("an overflow skips the step")
+            if not found["overflow"]["scale"] < LARGE_SCALE:
+                reason = f"the loss scale stays at {found['overflow']['scale']:.3g}"
+                return Finding("FAIL", f"--amp O1 and an overflow: {reason}; leave --amp O1 off", found)
+            texts.append("an overflow skips the step and halves the scale")
         return Finding("ok", "; ".join(texts), found)
 
     def everything(self):
@@ -152,6 +158,8 @@ class Measurements:
             return Finding("FAIL", f"no batch is scored: {found}", found)
         best = max(rates, key=rates.get)
         text = ", ".join(f"{rate:.0f} clips/s at {n}" for n, rate in rates.items())
+        if rates[best] > 1.05 * rates.get(str(Protocol().inference_batch_size), 0):
+            text += f"; faster: test.py --inference_batch_size {best}"
         return Finding(
             "ok", f"test.py: {text}", {**found, "clips_per_second": rates[best], "best": int(best)}
         )

@@ -12,8 +12,10 @@ import paddle
 from model import networks
 from model.checkpoint import Metadata
 from model.device import autocast, explained, normalise, prepare_device
+from model.gpu_check import LARGE_SCALE
 from model.inference import scorer
 from model.training.distributed import Ranks
+from model.training.optimization import training_loss
 from model.training.trainer import Trainer
 from model.weights import weights_of
 from run.console import UserError
@@ -26,10 +28,11 @@ def measured(task):
     {"what": "training", "network": {...}, "clip": {...}, "recipe": {...}, "speedups": [...],
      "n_steps": 10, "exhaustive": true, "overflow": false}
     {"what": "scores", "network": {...}, "clip": {...}, "batch_sizes": [32, 128, 256]}
+    {"what": "exchange", "n_bytes": 186000000}
     """
     try:
         with explained("it does not fit"):
-            return {"training": training, "scores": scores}[task["what"]](task)
+            return {"training": training, "scores": scores, "exchange": exchange}[task["what"]](task)
     except UserError as error:
         return {"error": str(error)}
 
@@ -62,7 +65,7 @@ def training(task):
         trainer.begin()
         trainer.train_mode()
         if task.get("overflow"):
-            trainer.scaler._scale = paddle.full([1], 2.0**126)
+            trainer.scaler._scale = paddle.full([1], LARGE_SCALE)
         seconds, losses, n_skipped = [], [], 0
         for number in range(task["n_steps"] + 1):
             wait()
@@ -72,8 +75,7 @@ def training(task):
             seconds.append(time.perf_counter() - begin)
             losses.append(sums.loss / recipe.batch_size)
             n_skipped += sums.n_skipped
-        step = statistics.median(seconds[1:])
-        parts = _parts_of_a_step(trainer, pixels, recipe.amp, wait)
+        step, scale = statistics.median(seconds[1:]), trainer.scaler.state_dict().get("scale")
         digest = 0
         for array in weights_of(net).values():
             digest = zlib.crc32(np.ascontiguousarray(array).tobytes(), digest)
@@ -82,16 +84,20 @@ def training(task):
             "first_step_s": seconds[0],
             "step_s": step,
             "clips_per_second": recipe.batch_size / step,
-            **parts,
             "losses": losses,
             "n_skipped": n_skipped,
+            "scale": None if scale is None else float(np.asarray(scale).item()),
             "digest": digest,
             **_memory(),
+            **_parts_of_a_step(trainer, pixels, classes, wait),  # changes the weights
         }
 
 
-def _parts_of_a_step(trainer, pixels, amp, wait):
-    """Return the seconds of a copy to the device, of normalising after it and of a forward pass."""
+def _parts_of_a_step(trainer, pixels, classes, wait):
+    """Return the seconds of each part of a step, the device waited for in between, and the dtypes of layers.
+
+    The exchange between ranks is no part of it. The parts take longer than the step, where they overlap.
+    """
 
     def timed(function):
         wait()
@@ -102,16 +108,46 @@ def _parts_of_a_step(trainer, pixels, amp, wait):
 
     copy_s, _ = timed(lambda: paddle.to_tensor(pixels))
     both_s, clips = timed(lambda: normalise(pixels, trainer.clip))
-    with paddle.no_grad(), autocast(amp):
+    with autocast(trainer.recipe.amp):
         forward_s, logits = timed(lambda: trainer.logits(clips))
-        conv = paddle.nn.functional.conv3d(clips[:1], trainer.net.conv1.weight, padding=3)
+        with paddle.no_grad():
+            conv = paddle.nn.functional.conv3d(clips[:2], trainer.net.conv1.weight, padding=3)
+            norm = trainer.net.bn1(conv)
+    targets = paddle.to_tensor(classes)
+    loss = trainer.scaler.scale(training_loss(logits.astype("float32"), targets, 0.0))
+    backward_s, _ = timed(loss.backward)
+
+    def update():
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()
+        trainer.optimizer.clear_grad()
+
+    update_s, _ = timed(update)
     return {
         "copy_s": copy_s,
         "copy_gb_per_second": pixels.nbytes / copy_s / 1e9,
         "normalise_s": max(0.0, both_s - copy_s),
         "forward_s": forward_s,
+        "backward_s": backward_s,
+        "update_s": update_s,
         "conv3d_dtype": str(conv.dtype).rpartition(".")[2],
+        "batch_norm_dtype": str(norm.dtype).rpartition(".")[2],
     }
+
+
+def exchange(task):
+    """Sum float32 numbers over the ranks, as a step does with its gradients; return the GB a second."""
+    with Ranks() as ranks:
+        device = prepare_device()
+        wait = paddle.device.synchronize if device != "cpu" else lambda: None
+        numbers, seconds = paddle.zeros([task["n_bytes"] // 4]), []
+        for _ in range(6):
+            wait()
+            begin = time.perf_counter()
+            ranks.sum(numbers)
+            wait()
+            seconds.append(time.perf_counter() - begin)
+        return {"gb_per_second": task["n_bytes"] / statistics.median(seconds[1:]) / 1e9}
 
 
 def _memory():
