@@ -274,7 +274,7 @@ def test_options(argv=None):
     parser.group.add_argument("--video", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse(argv)
     if options.video is not None:
-        named = " ".join(map(str, options.video)) or "clip.mp4"
+        named = " ".join(map(str, options.video)) or "video.mp4"
         parser.error(f"--video is now a tool of its own: python tools/predict.py {named}")
     options.protocol = Protocol.of(take_given(options, Protocol.kinds()))
     if options.features and options.protocol.inference_no_average:
@@ -286,8 +286,8 @@ def predict_options(argv=None):
     """Parse the command line of `tools/predict.py`; `protocol` is typed."""
     parser = Parser(
         "Label videos of your own straight from their files: no frames on disk, no annotation.",
-        "  python tools/predict.py clip.mp4\n"
-        "  python tools/predict.py clip.mp4 --timeline --render labelled.mp4\n"
+        "  python tools/predict.py video.mp4\n"
+        "  python tools/predict.py video.mp4 --timeline --render labelled.mp4\n"
         "  python tools/predict.py holiday --json\n"
         "  python tools/predict.py holiday --features features.npz",
     )

@@ -49,7 +49,7 @@ class _Averages:
 def label_video(clips, scored, class_names, k, timeline=False, each_frame=False):
     """Return `(result, frame_labels)` of one video; `scored` are the scores of its `VideoClips`.
 
-        {"video": "clip.mp4", "n_frames": 165, "seconds": 6.6, "n_clips": 11,
+        {"video": "video.mp4", "n_frames": 165, "seconds": 6.6, "n_clips": 11,
          "result": [{"label": "<Class>", "score": 0.97}, ... k, best first],
          "timeline": [{"second": 0, "label": "<Class>", "score": 0.97}, ...]}
 
@@ -67,19 +67,19 @@ def label_video(clips, scored, class_names, k, timeline=False, each_frame=False)
         total, n_clips = total + scores, n_clips + 1
         first, last = min(window) - 1, max(window) - 1
         if timeline:
-            seconds.add(int(first / clips.rate), int(last / clips.rate), scores)
+            seconds.add(int(first / clips.frame_rate), int(last / clips.frame_rate), scores)
         if each_frame:
             frames.add(first, last, scores)
     result = {
         "video": str(clips.path),
         "n_frames": clips.n_frames,
-        "seconds": float(clips.n_frames / clips.rate),
+        "seconds": float(clips.n_frames / clips.frame_rate),
         "n_clips": n_clips,
         "result": top_labels(total / n_clips, class_names, k),
     }
     if timeline:
         none = {"label": None, "score": None}
-        items = enumerate(seconds.all(math.ceil(clips.n_frames / clips.rate)))
+        items = enumerate(seconds.all(math.ceil(clips.n_frames / clips.frame_rate)))
         result["timeline"] = [{"second": second, **(item or none)} for second, item in items]
     return result, frames.all(clips.n_frames) if each_frame else []
 

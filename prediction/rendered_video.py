@@ -11,12 +11,12 @@ from run.console import UserError, progress_bar, shown
 from run.files import atomic_path
 
 
-def write_labelled_video(path, out_path, labels, rate, fps=None):
+def write_labelled_video(path, out_path, labels, frame_rate, fps=None):
     """Write the frames of `read_frames(path, fps)`, upright, with labels drawn in, as an mp4 file.
 
-    `labels` holds each frame's text, or None for none; `rate` is a Fraction of frames a second. The file
-    is H.264 (MPEG-4 if this ffmpeg has no x264) with even sides and square pixels, and without sound. Raises
-    DiskFull, and UserError for what else keeps the file from being written.
+    `labels` holds each frame's text, or None for none; `frame_rate` is a Fraction of frames a second. The
+    file is H.264 (MPEG-4 if this ffmpeg has no x264) with even sides and square pixels, and without sound.
+    Raises DiskFull, and UserError for what else keeps the file from being written.
     """
     bar = progress_bar(total=len(labels), unit="frame", desc=shown(out_path.name), delay=2, leave=False)
     try:
@@ -28,8 +28,8 @@ def write_labelled_video(path, out_path, labels, rate, fps=None):
                 stream = None
                 for i, frame in enumerate(frames):
                     labelled = _draw(labels[i], _even_planes(frame, video))
-                    stream = stream or _stream(container, labelled, rate)
-                    labelled.pts, labelled.time_base = i, 1 / rate
+                    stream = stream or _stream(container, labelled, frame_rate)
+                    labelled.pts, labelled.time_base = i, 1 / frame_rate
                     container.mux(stream.encode(labelled))
                     bar.update()
                 container.mux(stream.encode())
@@ -52,11 +52,11 @@ def _even_planes(frame, video):
     )
 
 
-def _stream(container, frame, rate):
+def _stream(container, frame, frame_rate):
     if "libx264" in av.codecs_available:
-        stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=frame_rate, options={"preset": "veryfast"})
     else:
-        stream = container.add_stream("mpeg4", rate=rate)
+        stream = container.add_stream("mpeg4", rate=frame_rate)
     stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
     return stream
 

@@ -26,8 +26,8 @@ class VideoClips:
 
     `fps` resamples the video by its time stamps. If it is None, a video is resampled that is far from the
     frame rates of the training (`ClipSpec.target_fps`), and one whose own rate varies; a note says so. Then
-    `fps` is the frame rate asked of `Video.frames`, None for the video's own, and `rate` that of the frames,
-    a Fraction.
+    `fps` is what is asked of `Video.frames`, None for the video's own, and `frame_rate` that of the frames, a
+    Fraction.
 
     Raises UserError for a file that is no video, and when it is read for what does not decode.
     """
@@ -43,7 +43,7 @@ class VideoClips:
         self.n_frames = 0
         with open_video(path) as video:
             self.fps = self._target_fps(video) if fps is None else fps
-            self.rate = video.rate if self.fps is None else Fraction(str(self.fps))
+            self.frame_rate = video.rate if self.fps is None else Fraction(str(self.fps))
             self.n_claimed = video.n_claimed(self.fps)
         self._reformatters = {}
         self._shape = self._resize_to = self._out_shape = None
@@ -113,7 +113,8 @@ class VideoClips:
                         small = self._resize(frame, video.sides)
                     yield self.n_frames, small
         if self.n_frames == 0:
-            raise UserError(f"{self.path}: too short for a frame at {float(self.rate):g} frames a second")
+            fps = float(self.frame_rate)
+            raise UserError(f"{self.path}: too short for a frame at {fps:g} frames a second")
 
     def _resize(self, frame, sides):
         try:
@@ -144,7 +145,7 @@ class LimitedClips(VideoClips):
             self._worker = Worker(_Reading(path, clip, inference_stride, crop, fps))
         self._worker.submit(0)
         try:
-            self.fps, self.rate, self.n_claimed = self._result()
+            self.fps, self.frame_rate, self.n_claimed = self._result()
         except BaseException:
             self.close()
             raise
@@ -189,7 +190,7 @@ class _Reading:
     def __call__(self, batch_size):
         if self._clips is None:
             self._clips = VideoClips(*self._arguments)
-            return self._clips.fps, self._clips.rate, self._clips.n_claimed
+            return self._clips.fps, self._clips.frame_rate, self._clips.n_claimed
         self._batches = self._batches or self._clips.batches(batch_size)
         batch = next(self._batches, None)
         return self._clips.n_frames, batch

@@ -1,6 +1,7 @@
 """A parser whose options are made of `Kind`s: their type, range, default and help stand in one place."""
 import argparse
 import dataclasses
+import difflib
 import re
 import textwrap
 from pathlib import Path
@@ -22,6 +23,16 @@ class Parser(argparse.ArgumentParser):
         self.group = self  # where options are added
         self.option("quiet", False, Kind(bool, help="no progress and no notes of success on stderr"))
         self.path("root_path", ".", "folder that relative paths start from")
+
+    def error(self, message):
+        """Say in one line what is wrong, which option was meant perhaps, and end with exit code 2."""
+        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        if message.startswith("unrecognized arguments") and unknown:
+            names = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(f"--{unknown[0][2:].replace('-', '_')}", names, 1, 0.7)
+            near = "".join(f", {name} is one" for name in near)
+            message = f"{unknown[0]} is no option{near}; {self.prog} --help lists all"
+        self.exit(2, f"error: {message}\n")
 
     def begin(self, title, description=None):
         """Let the next options stand under a title of their own."""

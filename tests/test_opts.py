@@ -132,6 +132,21 @@ def test_options_that_contradict_each_other_exit_with_2(script, arguments, told,
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--batch-size", "8"], "--batch-size is no option, --batch_size is one; train.py --help lists all"),
+        (["--quux=1"], "--quux is no option; train.py --help lists all"),
+        (["--n_epochs", "x"], "argument --n_epochs: 'x' is not a whole number"),
+    ],
+)
+def test_a_mistyped_option_gives_one_line_and_the_name_that_is_near(arguments, line, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit):
+        opts.train_options(arguments)
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
 def test_help_tells_defaults_of_0_and_1_and_the_ranges(capsys):
     with pytest.raises(SystemExit):
         opts.train_options(["--help"])

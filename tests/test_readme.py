@@ -282,8 +282,8 @@ def test_the_python_of_the_pages_runs(tmp_path):
     source = ROOT / "tests/legacy/save_3.pdparams"
     (tmp_path / "results/best.pdparams").write_bytes(source.read_bytes())
     rng = np.random.default_rng(0)
-    write_video(tmp_path / "clip.avi", draw_video("MoveUp", 40, rng))
-    (tmp_path / "clip.avi").rename(tmp_path / "clip.mp4")
+    write_video(tmp_path / "video.avi", draw_video("MoveUp", 40, rng))
+    (tmp_path / "video.avi").rename(tmp_path / "video.mp4")
     (hub,) = blocks_of(DOCUMENTS["docs/export.md"], "python")
     network, video = blocks_of(DOCUMENTS["docs/prediction.md"], "python")
     clips = "import paddle\nclips = paddle.rand([2, 3, 8, 32, 32])\nlogits = net(clips)"

@@ -96,7 +96,7 @@ def test_a_phone_video_of_25_frames_a_second_is_not_resampled_to_a_guessed_120(f
     for rates in ((25.0, 25.0, 29.97), None):
         clips = VideoClips(path, ClipSpec(sample_size=8, sample_duration=4, frame_rates=rates), 4)
         assert sum(1 for _ in clips) and abs(clips.n_frames - n_real) <= 2
-        assert abs(clips.rate - average) < 0.01
+        assert abs(clips.frame_rate - average) < 0.01
     assert "on average (its time stamps allow 120)" in capsys.readouterr().err
     own = VideoClips(path, CLIP, 4, fps=120)
     assert sum(1 for _ in own) and own.n_frames > 270
@@ -155,8 +155,8 @@ def test_clips_from_a_process_are_those_of_this_one_and_a_slow_network_is_not_la
         time.sleep(0.6)
         assert windows == their_windows
         np.testing.assert_array_equal(clips, their_clips)
-    assert (ours.n_frames, ours.rate, ours.fps) == (40, 25, None)
-    assert (theirs.n_frames, theirs.rate, theirs.fps) == (40, 25, None)
+    assert (ours.n_frames, ours.frame_rate, ours.fps) == (40, 25, None)
+    assert (theirs.n_frames, theirs.frame_rate, theirs.fps) == (40, 25, None)
 
 
 def test_a_video_that_is_too_slow_ends_alone_in_predict(tmp_path, run_script):

@@ -36,7 +36,7 @@ def test_a_video_near_the_trainings_frame_rates_keeps_its_own(tmp_path, capsys, 
     path = video_of(tmp_path / "v.mkv", rate)
     clips, read = clips_of(path, (25.0, 25.0, NTSC))
     _, unknown = clips_of(path, None)
-    assert clips.fps is None and clips.rate == frame_rate(path) == rate and clips.n_frames == 30
+    assert clips.fps is None and clips.frame_rate == frame_rate(path) == rate and clips.n_frames == 30
     for (window, clip), (own_window, own_clip) in zip(read, unknown):
         assert window == own_window
         np.testing.assert_array_equal(clip, own_clip)
@@ -49,7 +49,7 @@ def test_a_video_far_from_them_is_resampled_to_the_median_and_a_note_says_so(
 ):
     path = video_of(tmp_path / "v.mkv", rate)
     clips, read = clips_of(path, (25.0, 25.0, NTSC))
-    assert clips.fps == clips.rate == 25 and clips.n_frames == n_frames  # 30 frames of 1/rate s, at 25
+    assert clips.fps == clips.frame_rate == 25 and clips.n_frames == n_frames  # 30 frames of 1/rate s, at 25
     given, by_hand = clips_of(path, None, fps=25.0)
     assert [window for window, _ in read] == [window for window, _ in by_hand]
     np.testing.assert_array_equal([clip for _, clip in read], [clip for _, clip in by_hand])
@@ -65,16 +65,16 @@ def test_a_given_rate_wins_and_without_known_rates_every_video_keeps_its_own(tmp
     for rates in (None, (25.0, 25.0, 25.0)):
         for fps, rate, n_frames in ((60.0, 60, 30), (12.5, Fraction(25, 2), 6)):
             clips, _ = clips_of(path, rates, fps=fps)
-            assert (clips.fps, clips.rate, clips.n_frames) == (fps, rate, n_frames)
+            assert (clips.fps, clips.frame_rate, clips.n_frames) == (fps, rate, n_frames)
     clips, _ = clips_of(path, None)
-    assert (clips.fps, clips.rate, clips.n_frames) == (None, 60, 30)
+    assert (clips.fps, clips.frame_rate, clips.n_frames) == (None, 60, 30)
     assert "note" not in capsys.readouterr().err
 
 
 def test_the_median_of_ntsc_videos_is_exact(tmp_path):
     # As a decimal number it would not fit into the 32 bits of a container's frame rate.
     clips, _ = clips_of(video_of(tmp_path / "v.mkv", 60), (NTSC, NTSC, NTSC))
-    assert clips.rate == Fraction(30000, 1001)
+    assert clips.frame_rate == Fraction(30000, 1001)
 
 
 def test_a_file_that_is_no_video_and_one_that_breaks_off_are_errors(tmp_path):

@@ -1,6 +1,6 @@
 """Label videos of your own, straight from their files: no frames on disk, no annotation.
 
-    python tools/predict.py clip.mp4
+    python tools/predict.py video.mp4
 
 prints the five best labels of the video. `--timeline` adds the best label of each second, `--json` prints a
 line of JSON for each video instead. `--render labelled.mp4` writes the video again with its labels drawn in,
@@ -112,7 +112,7 @@ class Labels:
         print(json.dumps(result) if options.json else "\n".join(result_lines(result)), flush=True)
         if options.render:
             texts = [item and f"{item['label']} {item['score']:.2f}" for item in frame_labels]
-            write_labelled_video(clips.path, options.render, texts, clips.rate, clips.fps)
+            write_labelled_video(clips.path, options.render, texts, clips.frame_rate, clips.fps)
             note(f"{options.render}: written, {len(texts)} frames")
 
     def finish(self):
