@@ -218,38 +218,46 @@ def main(options):
             raise UserError("--speedups are for a GPU; leave it off on a CPU")
         if options.visualdl:
             require_visualdl()
-        annotation = read_annotation(options.annotation_path)
-        data = annotation.checksum()
-        store = open_store(options.video_path)
-        folder = RunFolder(options.result_path, options.keep, ranks.is_first)
-        path = options.resume_path and newest_checkpoint(options.resume_path)
-        checkpoint = path and load_checkpoint(path)
-        with working("loading the network", ranks.is_first):
-            if path is None:
-                training = annotation.subsets["training"]
-                of_data = annotation.class_names, len(training), store.frame_rates(training)
-                net, metadata = new_run(options.given, options.pretrain_path, *of_data)
-            else:
-                net, metadata = resumed_run(options.given, path, checkpoint.metadata)
-                require_same_data(options, path, checkpoint.metadata, annotation, data)
-        metadata = trained_on(metadata, annotation.subsets["training"])
-        require_amp(metadata.recipe.amp)
-        require_trainable(options, metadata.recipe, annotation, store, ranks)
-        ranks.require_same(str(options.annotation_path), data)
-        held.enter_context(folder.held())
-        if path is None and ranks.is_first:
-            folder.require_no_run(options.checkpoint)
-        trainer = Trainer(net, metadata.recipe, metadata.clip, ranks, options.speedups)
-        n_videos = len(annotation.subsets["training"])
-        run = TrainingRun(metadata, trainer, folder, ranks, n_videos, data)
-        if path is not None:
-            run.resume(path, checkpoint)
-        ranks.require_same("the checkpoint that is resumed", [run.progress.epoch, run.progress.step])
-        trainer.require_batchnorms(n_videos)
-        trainer.begin()
-        n_weights = sum(tensor.size for tensor in net.state_dict().values())
-        folder.check_space(n_weights, sum(parameter.size for parameter in trainer.trained.values()))
+        annotation, store = read_annotation(options.annotation_path), open_store(options.video_path)
+        run = open_run(options, annotation, store, ranks, held)
         train(options, run, store, annotation.subsets, device)
+
+
+def open_run(options, annotation, store, ranks, held):
+    """Return the `TrainingRun` that starts or goes on; every reason not to train is found here.
+
+    `held` is an ExitStack, which keeps other runs out of the folder.
+    """
+    checksum, training = annotation.checksum(), annotation.subsets["training"]
+    folder = RunFolder(options.result_path, options.keep, ranks.is_first)
+    checkpoint_path = options.resume_path and newest_checkpoint(options.resume_path)
+    checkpoint = checkpoint_path and load_checkpoint(checkpoint_path)
+    with working("loading the network", ranks.is_first):
+        if checkpoint is None:
+            frame_rates = store.frame_rates(training)
+            net, metadata = new_run(
+                options.given, options.pretrain_path, annotation.class_names, len(training), frame_rates
+            )
+        else:
+            net, metadata = resumed_run(options.given, checkpoint_path, checkpoint.metadata)
+            require_same_data(options, checkpoint_path, checkpoint.metadata, annotation, checksum)
+    metadata = trained_on(metadata, training)
+    require_amp(metadata.recipe.amp)
+    require_trainable(options, metadata.recipe, annotation, store, ranks)
+    ranks.require_same(str(options.annotation_path), checksum)
+    held.enter_context(folder.held())
+    if checkpoint is None and ranks.is_first:
+        folder.require_no_run(options.checkpoint)
+    trainer = Trainer(net, metadata.recipe, metadata.clip, ranks, options.speedups)
+    run = TrainingRun(metadata, trainer, folder, ranks, len(training), checksum)
+    if checkpoint is not None:
+        run.resume(checkpoint_path, checkpoint)
+    ranks.require_same("the checkpoint that is resumed", [run.progress.epoch, run.progress.step])
+    trainer.require_batchnorms(len(training))
+    trainer.begin()
+    n_weights = sum(tensor.size for tensor in net.state_dict().values())
+    folder.check_space(n_weights, sum(parameter.size for parameter in trainer.trained.values()))
+    return run
 
 
 def epoch_line(entry, is_best):

@@ -199,7 +199,7 @@ def main(n):
         (folder / "ucf101.json").write_text(annotation_json(labels, videos))
         of = measured("list_windows", folder / "ucf101.json", n=n)
         rows += [
-            goal(f"{of['n'][0]:,} windows of a test set, s to list", of["seconds"]),
+            goal(f"{of['n'][0]:,} windows of a made-up test set, s to list", of["seconds"]),
             goal("the same, MB", of["mb"]),
         ]
         make_tree(folder / "jpg", sum(videos.values(), []))

@@ -25,8 +25,8 @@ def note_other_decoding(path, metadata, fast_decode):
         return
     trained = metadata.recipe.fast_decode
     if trained != fast_decode:
-        ways = "with", "without"
-        note(f"{path}: validated {ways[fast_decode]} --fast_decode, here {ways[trained]}: other pixels")
+        ways = {True: "with", False: "without"}
+        note(f"{path}: validated {ways[trained]} --fast_decode, here {ways[fast_decode]}: other pixels")
 
 
 def note_training_videos(path, metadata, samples):
