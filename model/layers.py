@@ -122,17 +122,21 @@ class BasicBlock(nn.Layer):
 
 
 class Bottleneck(nn.Layer):
-    """1x1x1, 3x3x3 (carries the stride) and 1x1x1 convolutions and a shortcut: depths 50 and more."""
+    """1x1x1, 3x3x3 (carries the stride) and 1x1x1 convolutions and a shortcut: depths 50 and more.
+
+    The 3x3x3 convolution has `width` channels (None: `channels`) in `groups` groups.
+    """
 
     expansion = 4
 
-    def __init__(self, in_channels, channels, stride, downsample):
+    def __init__(self, in_channels, channels, stride, downsample, width=None, groups=1):
         super().__init__()
-        self.conv1 = nn.Conv3D(in_channels, channels, 1, bias_attr=False)
-        self.bn1 = nn.BatchNorm3D(channels)
-        self.conv2 = nn.Conv3D(channels, channels, 3, stride=stride, padding=1, bias_attr=False)
-        self.bn2 = nn.BatchNorm3D(channels)
-        self.conv3 = nn.Conv3D(channels, channels * self.expansion, 1, bias_attr=False)
+        width = width or channels
+        self.conv1 = nn.Conv3D(in_channels, width, 1, bias_attr=False)
+        self.bn1 = nn.BatchNorm3D(width)
+        self.conv2 = nn.Conv3D(width, width, 3, stride=stride, padding=1, groups=groups, bias_attr=False)
+        self.bn2 = nn.BatchNorm3D(width)
+        self.conv3 = nn.Conv3D(width, channels * self.expansion, 1, bias_attr=False)
         self.bn3 = nn.BatchNorm3D(channels * self.expansion)
         self.downsample = downsample
 

@@ -14,7 +14,12 @@ from model.weights import from_torch, load_weights
 from run import registry
 from run.spec import NetworkSpec
 
-OPTIONS = {"shortcut_type": "resnet_shortcut", "widen_factor": "resnet_widen_factor", "k": "wide_resnet_k"}
+OPTIONS = {
+    "shortcut_type": "resnet_shortcut",
+    "widen_factor": "resnet_widen_factor",
+    "k": "wide_resnet_k",
+    "cardinality": "resnext_cardinality",
+}
 
 
 def is_here(family):

@@ -25,6 +25,8 @@ NETWORKS = [
     {"model_depth": 18, "resnet_widen_factor": 0.125, "resnet_shortcut": "A", "conv1_t_size": 3},
     {"model_depth": 50, "resnet_widen_factor": 0.125, "conv1_t_stride": 2, "no_max_pool": True},
     {"model_depth": 18, "resnet_widen_factor": 0.125, "n_input_channels": 2, "name": "resnet2p1d"},
+    {"model_depth": 10, "name": "preresnet"},
+    {"model_depth": 50, "name": "resnext", "resnext_cardinality": 2},
 ]
 NAMES = ["Move up", "Wave", "ÜberSprung"]
 
@@ -71,7 +73,7 @@ def assert_same_logits(run, net):
 def assert_reported(out, path):
     """Check that the difference and the file are reported, and that nothing else is left in its folder."""
     network, difference, *_, size = out.splitlines()
-    words = r"(ResNet3D|R\(2\+1\)D)-\d+, shortcut [AB], widen factor [\d.]+, 3 classes, \d+ tensors, [\d,]+ "
+    words = r"[\w -]*(ResNet3D|R\(2\+1\)D|ResNeXt3D)-\d+, shortcut [AB], .*3 classes, \d+ tensors, [\d,]+ "
     assert re.match(f"{re.escape(str(path.with_name('best.pdparams')))}: {words}parameters$", network)
     assert float(difference.split(": ")[1].split()[0]) < 2e-5
     n_bytes = sum(file.stat().st_size for file in (path, *path.glob("*")) if file.is_file())
@@ -93,9 +95,8 @@ def assert_card(card, net):
     """Check what the card of an exported network says."""
     n = net.n_input_channels
     channels = {3: "RGB", 2: "horizontal and vertical optical flow"}[n]
-    title = {"resnet": "ResNet3D", "resnet2p1d": "R(2+1)D"}[net.spec.name]
     own = {
-        "network": f"{title}-{net.spec.arguments['model_depth']}",
+        "network": networks.title(net.spec),
         "input": f"clips [N, {n}, T, H, W] float32, {channels}: (pixel / 255 - mean) / std",
         "modality": "rgb" if n == 3 else "flow",
         "mean": [0.5] * n,
@@ -155,8 +156,12 @@ def test_torch_gets_the_references_checkpoint(write_checkpoint, capsys, network)
     content = torch.load(path.with_name("best.pth"), weights_only=True)
     assert list(content) == ["epoch", "arch", "state_dict", "metadata"]
     assert (content["epoch"], content["arch"]) == (7, f"{net.spec.name}-{network['model_depth']}")
-    if network["model_depth"] == 50:
-        assert list(content["state_dict"]) == list(golden("state_dict_shapes.json")["resnet50"])
+    key = f"{net.spec.name}{network['model_depth']}"
+    shapes = {**golden("family_state_dict_shapes.json"), **golden("state_dict_shapes.json")}
+    order = list(shapes.get(key) or shapes[f"{key}_2020"])
+    if network.get("resnet_shortcut") == "A":
+        order = [name for name in order if ".downsample." not in name]
+    assert list(content["state_dict"]) == order
     counts = [t for name, t in content["state_dict"].items() if name.endswith("num_batches_tracked")]
     assert {(count.dtype, count.shape) for count in counts} == {(torch.int64, torch.Size([]))}
     assert_same_logits(lambda clips: torch_forward.logits(content["state_dict"], clips, net.spec), net)

@@ -133,6 +133,18 @@ def unchanged(before, after):
             "Wide ResNet3D-50, shortcut B, k 1, conv1 16 wide",
             ["--ft_begin_module", "fc"],  # the rest has 40 million parameters
         ),
+        (
+            "preresnet",
+            {"model_depth": 10, "resnet_shortcut": "A"},
+            "Pre-activation ResNet3D-10, shortcut A",
+            ["--ft_begin_module", "fc"],
+        ),
+        (
+            "resnext",
+            {"conv1_width": 64},
+            "ResNeXt3D-50, shortcut B, cardinality 32, conv1 64 wide",
+            ["--ft_begin_module", "fc"],
+        ),
     ],
 )
 def test_a_family_goes_through_all_stages(small_set, name, arguments, description, training):

@@ -254,13 +254,23 @@ def test_a_batchnorm_is_folded_into_the_convolution_that_feeds_it_or_left(toy, n
         np.testing.assert_array_equal(tensor.numpy(), before[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["resnet", "resnet2p1d", "wideresnet"])
-def test_no_batchnorm_of_a_family_is_left(name):
-    wide = {"wide_resnet_k": 1, "model_depth": 50}
-    net = network(name=name, **(wide if name == "wideresnet" else {"resnet_widen_factor": 0.25}))
+@pytest.mark.parametrize(
+    "name, arguments, left",
+    [
+        ("resnet", {"resnet_widen_factor": 0.25}, []),
+        ("resnet2p1d", {"resnet_widen_factor": 0.25}, []),
+        ("wideresnet", {"wide_resnet_k": 1, "model_depth": 50}, []),
+        ("resnext", {"resnext_cardinality": 2, "model_depth": 50}, []),
+        # What follows an addition has no convolution before it that could take it up.
+        ("preresnet", {}, [f"layer{stage}.0.bn1" for stage in (1, 2, 3, 4)]),
+    ],
+)
+def test_no_batchnorm_of_a_family_that_a_convolution_feeds_is_left(name, arguments, left):
+    net = network(name=name, **arguments)
     net.eval()
-    folded = _folded(net, paddle.randn((1, 3, 8, 32, 32)))
-    assert not any(isinstance(each, nn.BatchNorm3D) for each in folded.sublayers())
+    folded = _folded(net, paddle.randn((1, 3, 16, 32, 32)))
+    found = [name for name, each in folded.named_sublayers() if isinstance(each, nn.BatchNorm3D)]
+    assert found == left
 
 
 def test_making_an_evaluator_draws_no_random_numbers():

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 from conftest import golden, network
 from golden_networks import (
@@ -16,6 +17,7 @@ from golden_networks import (
 
 from model import networks
 from model.layers import BLOCKS
+from model.training.optimization import train_from
 from model.weights import count_parameters, learnable, load_weights, weights_of
 from run import registry
 from run.console import UserError
@@ -27,6 +29,8 @@ NARROW = {
     "resnet": {"resnet_widen_factor": 0.125},
     "resnet2p1d": {"resnet_widen_factor": 0.125},
     "wideresnet": {"wide_resnet_k": 1, "model_depth": 50},
+    "preresnet": {},
+    "resnext": {"resnext_cardinality": 2, "model_depth": 50},
 }
 
 
@@ -163,7 +167,7 @@ def test_a_seed_gives_the_initial_weights_that_it_always_gave(arguments, bias):
         ("resnet", {"n_classes": 10**30}, "n_classes is 10+, expected a whole number"),
         ("resnet", {"resnet_widen_factor": 0.01}, "resnet_widen_factor is 0.01, expected a number, at least"),
         ("wideresnet", {"model_depth": 18}, "model_depth is 18, expected one of 50, 101"),
-        ("vgg", {}, "no network is called 'vgg', only resnet"),
+        ("vgg", {}, "no network is called 'vgg', only .*resnet"),
         (
             "resnet",
             {"model_depth": 10, "resnet_shortcut": "A", "conv1_width": 65},
@@ -187,6 +191,8 @@ def small(name="resnet", **arguments):
         {"no_max_pool": True},
         {"name": "resnet2p1d"},
         {"name": "wideresnet", "conv1_width": 8, "n_input_channels": 2},
+        {"name": "preresnet", "resnet_shortcut": "A"},
+        {"name": "resnext", "conv1_width": 8},
     ],
 )
 def test_a_split_network_computes_the_same_bits(arguments):
@@ -213,7 +219,7 @@ def test_a_layer_without_weights_goes_with_the_stage_before_it():
     assert x.shape == [1, 8, 4, 8, 8] and x.min().item() >= 0
 
 
-@pytest.mark.parametrize("family", ["resnet", "resnet2p1d"])
+@pytest.mark.parametrize("family", ["resnet", "resnet2p1d", "preresnet", "resnext"])
 def test_an_empty_network_takes_weights_and_trains_as_a_drawn_one(family):
     drawn = small(family)
     empty = networks.empty(drawn.spec)
@@ -230,6 +236,26 @@ def test_an_empty_network_takes_weights_and_trains_as_a_drawn_one(family):
         np.testing.assert_array_equal(weights_of(empty)[name], array, err_msg=name)
 
 
+@pytest.mark.parametrize("family", NARROW)
+def test_a_step_from_any_stage_on_trains_that_stage_and_what_follows(family):
+    paddle.seed(4)
+    net = small(family)
+    clips = paddle.randn((2, 3, 16, 32, 32))
+    stages = list(net.stages())
+    for begin in stages:
+        net.train()
+        before = {name: tensor.numpy() for name, tensor in learnable(net).items()}
+        trained = train_from(net, begin)
+        optimizer = paddle.optimizer.Momentum(0.001, parameters=list(trained.values()))
+        F.cross_entropy(net(clips), paddle.to_tensor([0, 4])).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        after = {name: tensor.numpy() for name, tensor in learnable(net).items()}
+        moved = {net.stage_of(name) for name in after if not np.array_equal(after[name], before[name])}
+        assert moved == set(stages[stages.index(begin) :])
+        assert all(np.isfinite(array).all() for array in after.values())
+
+
 def test_networks_are_described_in_words():
     spec = networks.checked(NetworkSpec("resnet", {}), "here")
     assert networks.describe(spec) == "ResNet3D-50, shortcut B, widen factor 1"
@@ -237,6 +263,10 @@ def test_networks_are_described_in_words():
     assert networks.title(NetworkSpec("resnet2p1d", {"model_depth": 18})) == "R(2+1)D-18"
     wide = NetworkSpec("wideresnet", {"conv1_width": 64})
     assert networks.describe(wide) == "Wide ResNet3D-50, shortcut B, k 2, conv1 64 wide"
+    grouped = NetworkSpec("resnext", {"model_depth": 101, "conv1_width": 64})
+    assert networks.describe(grouped) == "ResNeXt3D-101, shortcut B, cardinality 32, conv1 64 wide"
+    before = NetworkSpec("preresnet", {"model_depth": 200, "resnet_shortcut": "A"})
+    assert networks.describe(before) == "Pre-activation ResNet3D-200, shortcut A"
 
 
 def table(family):
@@ -245,7 +275,13 @@ def table(family):
     return networks.shapes_of(NetworkSpec(family, arguments))
 
 
-TITLES = {"resnet": "ResNet3D", "resnet2p1d": "R\\(2\\+1\\)D", "wideresnet": "Wide ResNet3D"}
+TITLES = {
+    "resnet": "ResNet3D",
+    "resnet2p1d": "R\\(2\\+1\\)D",
+    "wideresnet": "Wide ResNet3D",
+    "preresnet": "Pre-activation ResNet3D",
+    "resnext": "ResNeXt3D",
+}
 
 
 @pytest.mark.parametrize("family", NARROW)

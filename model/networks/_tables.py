@@ -66,6 +66,21 @@ def expansion(shapes):
     return kernel[0] // kernel[1] if whole else None
 
 
+def groups(shapes):
+    """Return the groups of a bottleneck's middle convolution; None if that is no whole number."""
+    before, kernel = (shapes.get(f"layer4.0.conv{i}.weight") for i in (1, 2))
+    if not before or not kernel or len(kernel) != 5 or not kernel[1] or before[0] % kernel[1]:
+        return None
+    return before[0] // kernel[1]
+
+
+def is_preactivated(shapes):
+    """Tell whether the norms of a block stand before its convolutions: then they have other widths."""
+    last = 3 if "layer2.0.conv3.weight" in shapes else 1
+    kernel, norm = (shapes.get(f"layer2.0.{layer}{last}.weight") for layer in ("conv", "bn"))
+    return bool(kernel and norm) and tuple(norm) == tuple(kernel[1:2]) != tuple(kernel[:1])
+
+
 def common_arguments(shapes):
     """Return the arguments that every residual network has, as its blocks and its head show them."""
     blocks = (re.match(r"layer([1-4])\.(\d+)\.", name) for name in shapes)

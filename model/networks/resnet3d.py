@@ -4,7 +4,7 @@ Paper: "Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?"
 arXiv:1711.09577, table 1. Reference: kenshohara/3D-ResNets-PyTorch, `models/resnet.py`.
 """
 from model.layers import BLOCKS, STAGE_CHANNELS, BasicBlock, Bottleneck, ResidualNetwork
-from model.networks._tables import common_arguments, expansion, shape
+from model.networks._tables import common_arguments, expansion, groups, is_preactivated, shape
 
 NAME = "resnet"
 TITLE = "ResNet3D"
@@ -45,6 +45,8 @@ def arguments_of(shapes):
     ResNet3D.
     """
     if "conv1.weight" not in shapes or "layer1.0.conv1.weight" not in shapes:
+        return None
+    if is_preactivated(shapes) or (groups(shapes) or 1) > 1:
         return None
     if expansion(shapes) not in (BasicBlock.expansion, Bottleneck.expansion):
         return None

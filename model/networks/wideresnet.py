@@ -5,7 +5,7 @@ wideresnet-50-kinetics.pth, have a first convolution of 64 channels (`conv1_widt
 that as wide as the first stage, 128.
 """
 from model.layers import BLOCKS, STAGE_CHANNELS, Bottleneck, ResidualNetwork
-from model.networks._tables import Mismatch, common_arguments, expansion, shape
+from model.networks._tables import Mismatch, common_arguments, expansion, groups, shape
 
 NAME = "wideresnet"
 TITLE = "Wide ResNet3D"
@@ -53,7 +53,7 @@ def arguments_of(shapes):
     """
     if "conv1.weight" not in shapes or "layer1.0.conv1.weight" not in shapes:
         return None
-    if expansion(shapes) != WideBottleneck.expansion:
+    if expansion(shapes) != WideBottleneck.expansion or (groups(shapes) or 1) > 1:
         return None
     width, n_input_channels, t_size, *_ = shape(shapes, "conv1")
     k, rest = divmod(shape(shapes, "layer4.0.conv1")[0], STAGE_CHANNELS[-1])

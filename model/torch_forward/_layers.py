@@ -11,9 +11,10 @@ class Layers:
     def __contains__(self, name):
         return f"{name}.weight" in self.tensors
 
-    def conv(self, x, name, stride=1, groups=1):
-        """Convolve without a bias; the padding keeps the size at stride 1."""
+    def conv(self, x, name, stride=1):
+        """Convolve without a bias, in as many groups as the kernel tells; stride 1 keeps the size."""
         kernel = self.tensors[f"{name}.weight"]
+        groups = x.shape[1] // kernel.shape[1]
         padding = [size // 2 for size in kernel.shape[2:]]
         return F.conv3d(x, kernel, stride=stride, padding=padding, groups=groups)
 
