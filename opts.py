@@ -47,7 +47,8 @@ def _network(parser):
     """Add `--model` and the options of all networks; an option that several share stands once."""
     paths = registry.modules(NETWORKS)
     parser.begin("network", "what the pretrained weights do not decide; for training from scratch")
-    family = Kind(str, choices=tuple(paths), help="family; default: the weights', from scratch resnet")
+    text = f"family: {', '.join(paths)}; default: the weights', from scratch resnet"
+    family = Kind(str, choices=tuple(paths), help=text, metavar="NAME")
     parser.option("model", None, family, is_given=True)
     owners, shared = {}, {}
     for family, path in paths.items():

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from typing import NamedTuple, Optional
 
+from model import networks
 from model.weights import to_torch, weights_of
 from run.console import UserError, first_names, note, shown
 
@@ -24,7 +25,9 @@ _SKIPPED += tuple(f"numpy.dtypes.{name}DType" for name in ("Float64", "Float32",
 
 
 class TorchCheckpoint(NamedTuple):
-    """`state_dict` maps names without a wrapper's prefix to tensors; `metadata` is JSON text or None."""
+    """`state_dict` maps names to tensors, as they are called here and without a wrapper's prefix; `metadata`
+    is JSON text or None.
+    """
 
     state_dict: dict
     metadata: Optional[str]
@@ -66,7 +69,8 @@ def read_torch_checkpoint(path, key=None):
     for name, tensor in state_dict.items():
         _require_plain_tensor(name, tensor)
     metadata = content.get("metadata")
-    return TorchCheckpoint(_without_prefix(state_dict), metadata if isinstance(metadata, str) else None)
+    state_dict = _with_own_names(_without_prefix(state_dict))
+    return TorchCheckpoint(state_dict, metadata if isinstance(metadata, str) else None)
 
 
 def _load(path):
@@ -174,6 +178,13 @@ def _without_prefix(state_dict):
     return {name[len(prefix) :]: tensor.detach() for name, tensor in state_dict.items()}
 
 
+def _with_own_names(state_dict):
+    found = {networks.own_name(name): tensor for name, tensor in state_dict.items()}
+    if len(found) < len(state_dict):
+        raise UserError("holds the same weights under the names of 2018 and of 2020")
+    return found
+
+
 def _require_plain_tensor(name, tensor):
     import torch
 
@@ -188,7 +199,8 @@ def _require_plain_tensor(name, tensor):
 
 
 def torch_checkpoint(net, epoch, metadata):
-    """Return the bytes of a checkpoint that 3D-ResNets-PyTorch can start from or resume, and its state dict.
+    """Return the bytes of a checkpoint that 3D-ResNets-PyTorch can start from or resume, and the state dict
+    that was read back of it, with the names that weights have here.
 
     Its loaders compare `arch` and continue after `epoch`; they start optimizer and scheduler, whose states
     are not written, again. `metadata` is what `Metadata.to_json` gives.
@@ -196,7 +208,10 @@ def torch_checkpoint(net, epoch, metadata):
     import torch
 
     depth = net.spec.arguments.get("model_depth")
-    state_dict = {name: torch.from_numpy(array) for name, array in to_torch(weights_of(net)).items()}
+    state_dict = {
+        networks.reference_name(net.spec, name): torch.from_numpy(array)
+        for name, array in to_torch(weights_of(net)).items()
+    }
     content = {
         "epoch": epoch,
         "arch": f"{net.spec.name}-{depth}" if depth else net.spec.name,
@@ -205,4 +220,5 @@ def torch_checkpoint(net, epoch, metadata):
     }
     file = io.BytesIO()
     torch.save(content, file)
-    return file.getvalue(), torch.load(io.BytesIO(file.getvalue()), weights_only=True)["state_dict"]
+    written = torch.load(io.BytesIO(file.getvalue()), weights_only=True)["state_dict"]
+    return file.getvalue(), _with_own_names(written)

@@ -53,20 +53,32 @@ def spec_of_key(key, n_classes):
     return spec_of(kind, int(depth), n_classes, code, **options) if is_here(kind) else None
 
 
-def torch_shapes(spec):
+def of_2018(name):
+    """Return what 2018 called a weight that has this name in 2020: DenseNet's differ."""
+    name = re.sub(r"^features\.(conv|norm)1\.", r"features.\g<1>0.", name)
+    return re.sub(r"(denselayer\d+\.(?:conv|norm))([12])\.", r"\1.\2.", name)
+
+
+def torch_shapes(spec, code="2020"):
     """Return the reference's names and shapes for a network's weights, without the counters."""
     names = {"_mean": "running_mean", "_variance": "running_var"}
     shapes = {}
     for name, shape in networks.shapes_of(spec).items():
         stem, _, last = name.rpartition(".")
-        shapes[f"{stem}.{names.get(last, last)}"] = list(shape[::-1] if len(shape) == 2 else shape)
+        name = networks.reference_name(spec, f"{stem}.{names.get(last, last)}")
+        shapes[of_2018(name) if code == "2018" else name] = list(shape[::-1] if len(shape) == 2 else shape)
     return shapes
+
+
+def own(tensors):
+    """Return tensors of the reference under the names that they have here."""
+    return {networks.own_name(name): tensor for name, tensor in tensors.items()}
 
 
 def paddle_shapes(torch_shapes):
     """Return the names and shapes that weights of the reference have here."""
     zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in torch_shapes.items()}
-    return {name: array.shape for name, array in from_torch(zeros).items()}
+    return {name: array.shape for name, array in from_torch(own(zeros)).items()}
 
 
 def golden_network(key):
@@ -77,11 +89,11 @@ def golden_network(key):
     )
     factor = np.float32(case.get("conv_scale", 1))
     state_dict = {}
-    for name, shape in torch_shapes(spec).items():
+    for name, shape in torch_shapes(spec, case.get("code", "2020")).items():
         array = seeded.tensor(name, shape, case["seed"])
         state_dict[name] = array * factor if len(shape) == 5 else array
     net = networks.empty(spec)
-    load_weights(net, from_torch(state_dict))
+    load_weights(net, from_torch(own(state_dict)))
     net.eval()
     clips = seeded.clips(case["input_seed"], *case["clips"][:4])
     return net, state_dict, clips, np.load(GOLDEN / f"{file}.npz")[key]

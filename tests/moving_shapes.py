@@ -73,7 +73,7 @@ def make_checkpoint(path, shapes, n_classes=39, seed=0):
     generator = torch.Generator().manual_seed(seed)
     state_dict = {}
     for name, shape in shapes.items():
-        shape = [n_classes, *shape[1:]] if name.startswith("fc.") else shape
+        shape = [n_classes, *shape[1:]] if name.startswith(("fc.", "classifier.")) else shape
         if name.endswith("num_batches_tracked"):
             state_dict[name] = torch.tensor(0)
         elif name.endswith(("running_var", "weight")) and len(shape) == 1:

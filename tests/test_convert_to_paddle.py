@@ -196,6 +196,7 @@ def test_a_path_is_named_once_whatever_goes_wrong(tmp_path, run_script):
         ("wideresnet", {"wide_resnet_k": 1, "conv1_width": 16}, "-50, shortcut B, k 1, conv1 16 wide"),
         ("preresnet", {"model_depth": 10, "resnet_shortcut": "A"}, "Pre-activation ResNet3D-10, shortcut A"),
         ("resnext", {"resnext_cardinality": 2, "conv1_width": 64}, "shortcut B, cardinality 2, conv1 64"),
+        ("densenet", {"model_depth": 121, "conv1_t_size": 3}, "DenseNet3D-121"),
     ],
 )
 def test_other_families_convert_and_are_verified(tmp_path, capsys, name, arguments, text):

@@ -9,6 +9,7 @@ import paddle
 import paddle.inference
 import pytest
 from conftest import ROOT, golden, network
+from golden_networks import own
 
 import convert_to_paddle
 import model.export
@@ -27,6 +28,7 @@ NETWORKS = [
     {"model_depth": 18, "resnet_widen_factor": 0.125, "n_input_channels": 2, "name": "resnet2p1d"},
     {"model_depth": 10, "name": "preresnet"},
     {"model_depth": 50, "name": "resnext", "resnext_cardinality": 2},
+    {"model_depth": 121, "name": "densenet", "conv1_t_size": 3, "no_max_pool": True},
 ]
 NAMES = ["Move up", "Wave", "ÜberSprung"]
 
@@ -62,6 +64,7 @@ def assert_same_logits(run, net):
     """Hold a program's network against the eager one, for batches and clips of several sizes."""
     for n, *shape in [(2, 8, 40, 40), (1, 8, 40, 40), (3, 11, 33, 48)]:
         clips = np.random.default_rng(0).standard_normal((n, net.n_input_channels, *shape), np.float32)
+        clips *= np.float32(4) ** np.arange(n, dtype=np.float32).reshape(n, 1, 1, 1, 1)  # unlike each other
         with paddle.no_grad():
             expected = net(paddle.to_tensor(clips)).numpy()
         # Not a dead network, whose logits are its biases.
@@ -73,8 +76,8 @@ def assert_same_logits(run, net):
 def assert_reported(out, path):
     """Check that the difference and the file are reported, and that nothing else is left in its folder."""
     network, difference, *_, size = out.splitlines()
-    words = r"[\w -]*(ResNet3D|R\(2\+1\)D|ResNeXt3D)-\d+, shortcut [AB], .*3 classes, \d+ tensors, [\d,]+ "
-    assert re.match(f"{re.escape(str(path.with_name('best.pdparams')))}: {words}parameters$", network)
+    words = r"[\w -]*(DenseNet3D-121|(\w+3D|R\(2\+1\)D)-\d+, shortcut [AB]), .*3 classes, \d+ tensors, "
+    assert re.match(rf"{re.escape(str(path.with_name('best.pdparams')))}: {words}[\d,]+ parameters$", network)
     assert float(difference.split(": ")[1].split()[0]) < 2e-5
     n_bytes = sum(file.stat().st_size for file in (path, *path.glob("*")) if file.is_file())
     assert size == f"{path}: {n_bytes / 1e6:.0f} MB"
@@ -164,7 +167,7 @@ def test_torch_gets_the_references_checkpoint(write_checkpoint, capsys, network)
     assert list(content["state_dict"]) == order
     counts = [t for name, t in content["state_dict"].items() if name.endswith("num_batches_tracked")]
     assert {(count.dtype, count.shape) for count in counts} == {(torch.int64, torch.Size([]))}
-    assert_same_logits(lambda clips: torch_forward.logits(content["state_dict"], clips, net.spec), net)
+    assert_same_logits(lambda clips: torch_forward.logits(own(content["state_dict"]), clips, net.spec), net)
     line = out.splitlines()[2]
     assert line.startswith(f"options of 3D-ResNets-PyTorch: --model {net.spec.name} --model_depth ")
     options = {name: value for name, value in network.items() if name not in ("name", "n_input_channels")}

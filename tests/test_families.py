@@ -145,6 +145,12 @@ def unchanged(before, after):
             "ResNeXt3D-50, shortcut B, cardinality 32, conv1 64 wide",
             ["--ft_begin_module", "fc"],
         ),
+        (
+            "densenet",
+            {"model_depth": 121},
+            "DenseNet3D-121",
+            ["--ft_begin_module", "classifier", "--sample_duration", "16", "--sample_size", "32"],
+        ),
     ],
 )
 def test_a_family_goes_through_all_stages(small_set, name, arguments, description, training):
@@ -157,7 +163,8 @@ def test_a_family_goes_through_all_stages(small_set, name, arguments, descriptio
     assert content["arch"] == f"{name}-{spec.arguments['model_depth']}"
     after = content["state_dict"]
     assert [tensor for tensor in after if not tensor.endswith("tracked")] == list(before)
-    trained = {tensor for tensor in before if tensor.startswith("fc." if training else ("fc.", "layer4."))}
+    heads = ("fc.", "classifier.")
+    trained = {tensor for tensor in before if tensor.startswith(heads if training else ("fc.", "layer4."))}
     statistics = {tensor for tensor in before if "running" in tensor}
     assert unchanged(before, after) - statistics == set(before) - trained - statistics
 

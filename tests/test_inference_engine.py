@@ -254,6 +254,12 @@ def test_a_batchnorm_is_folded_into_the_convolution_that_feeds_it_or_left(toy, n
         np.testing.assert_array_equal(tensor.numpy(), before[name], err_msg=name)
 
 
+DENSE_NORMS = []
+for block, n_layers in enumerate((6, 12, 24, 16), start=1):
+    DENSE_NORMS += [f"denseblock{block}.denselayer{i + 1}.norm1" for i in range(n_layers)]
+    DENSE_NORMS += [f"transition{block}.norm" if block < 4 else "norm5"]
+
+
 @pytest.mark.parametrize(
     "name, arguments, left",
     [
@@ -263,6 +269,8 @@ def test_a_batchnorm_is_folded_into_the_convolution_that_feeds_it_or_left(toy, n
         ("resnext", {"resnext_cardinality": 2, "model_depth": 50}, []),
         # What follows an addition has no convolution before it that could take it up.
         ("preresnet", {}, [f"layer{stage}.0.bn1" for stage in (1, 2, 3, 4)]),
+        # What follows a concatenation or a pool, the same.
+        ("densenet", {"model_depth": 121}, DENSE_NORMS),
     ],
 )
 def test_no_batchnorm_of_a_family_that_a_convolution_feeds_is_left(name, arguments, left):

@@ -10,6 +10,8 @@ from golden_networks import (
     cases,
     difference,
     golden_network,
+    of_2018,
+    own,
     paddle_shapes,
     spec_of_key,
     torch_shapes,
@@ -61,7 +63,7 @@ def test_logits_of_the_independent_forward_equal_the_references(case):
     from model import torch_forward
 
     _, net, state_dict, clips, expected = case
-    tensors = {f"module.{name}": torch.from_numpy(array) for name, array in state_dict.items()}
+    tensors = {f"module.{name}": torch.from_numpy(array) for name, array in own(state_dict).items()}
     assert difference(torch_forward.logits(tensors, clips, net.spec), expected) < 1e-5
 
 
@@ -75,7 +77,8 @@ def test_the_weights_of_a_golden_network_are_recognised_as_its_own(case):
 def other_shapes(key):
     """Return the names of weights whose shape is not the reference's, or that only one of the two has."""
     expected = {name: s for name, s in SHAPES[key].items() if not name.endswith("num_batches_tracked")}
-    found = torch_shapes(spec_of_key(key, expected["fc.bias"][0]))
+    n_classes = expected.get("fc.bias", expected.get("classifier.bias"))[0]
+    found = torch_shapes(spec_of_key(key, n_classes), "2018" if key.endswith("_2018") else "2020")
     return [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
 
 
@@ -254,6 +257,55 @@ def test_a_step_from_any_stage_on_trains_that_stage_and_what_follows(family):
         moved = {net.stage_of(name) for name in after if not np.array_equal(after[name], before[name])}
         assert moved == set(stages[stages.index(begin) :])
         assert all(np.isfinite(array).all() for array in after.values())
+
+
+@pytest.fixture(scope="module")
+def densenet():
+    paddle.seed(5)
+    return network(name="densenet", model_depth=121, n_classes=5, conv1_t_size=3, no_max_pool=True)
+
+
+@pytest.mark.parametrize("begin", ["conv1", "transition1", "norm5", "classifier"])
+def test_a_densenet_trains_from_a_stage_on(densenet, begin):
+    stages = list(densenet.stages())
+    trained = train_from(densenet, begin)
+    assert {densenet.stage_of(name) for name in trained} == set(stages[stages.index(begin) :])
+    densenet.train()
+    F.cross_entropy(densenet(paddle.randn((2, 3, 8, 32, 32))), paddle.to_tensor([0, 4])).backward()
+    for name, parameter in learnable(densenet).items():
+        assert (parameter.grad is not None) == (name in trained), name
+        parameter.clear_gradient(False)
+
+
+def test_a_densenet_starts_as_the_references(densenet):
+    weights = weights_of(densenet)
+    assert not weights["classifier.bias"].any()
+    bound = 1 / 1024**0.5
+    assert 0.9 * bound < np.abs(weights["classifier.weight"]).max() <= bound
+    kernel = weights["denseblock1.denselayer1.conv2.weight"]
+    assert kernel.std() == pytest.approx((2 / (32 * 27)) ** 0.5, rel=0.02)
+
+
+def test_a_split_densenet_computes_the_same_bits(densenet):
+    densenet.eval()
+    clips = paddle.randn((2, 3, 8, 32, 32))
+    expected = densenet(clips).numpy()
+    for begin in densenet.stages():
+        before, after = densenet.split(begin)
+        np.testing.assert_array_equal(after(before(clips)).numpy(), expected)
+
+
+def test_clips_too_small_for_a_densenet_are_refused(densenet):
+    with pytest.raises(UserError, match="clips of 16 frames and 32 pixels or more"):
+        densenet(paddle.randn((2, 3, 4, 32, 32)))
+
+
+def test_the_names_of_2018_and_of_2020_become_one():
+    for name in ("features.conv1.weight", "features.denseblock2.denselayer11.norm2.bias", "classifier.bias"):
+        own_name = networks.own_name(name)
+        assert networks.own_name(of_2018(name)) == own_name and "features" not in own_name
+        assert networks.reference_name(NetworkSpec("densenet", {}), own_name) == name
+    assert networks.own_name("layer1.0.conv1.weight") == "layer1.0.conv1.weight"
 
 
 def test_networks_are_described_in_words():

@@ -11,6 +11,11 @@ A family's file has
                                   another family's; raises `Mismatch` for what is nearly its own
     describe(arguments)           the network in words; the part before the first comma is its title
 
+where its weights are called otherwise than the reference's also
+
+    own_name(name)                the name here of a weight of the reference; any other name as it is
+    reference_name(name)          the way back
+
 and the file of the same NAME in `model/torch_forward/` computes the same with PyTorch's functions.
 """
 import math
@@ -102,6 +107,20 @@ def recognise(shapes):
         f"not the weights of a network known here ({', '.join(registry.modules(FOLDER))}); "
         f"they have {first_names([name[:80] for name in shapes]) or 'no names'}"
     )
+
+
+def own_name(name):
+    """Return what a weight of the reference, of whatever family, is called here."""
+    for family in registry.modules(FOLDER):
+        module = registry.load(FOLDER, family)
+        name = module.own_name(name) if hasattr(module, "own_name") else name
+    return name
+
+
+def reference_name(spec, name):
+    """Return what the reference calls a weight of a network, `own_name` turned around."""
+    module = registry.load(FOLDER, spec.name)
+    return module.reference_name(name) if hasattr(module, "reference_name") else name
 
 
 def describe(spec):

@@ -5,8 +5,9 @@ file has the literal NAME of its family and
 
     logits(tensors, clips, arguments)   -> logits [N, n_classes]
 
-`tensors` maps the names of the state dict to tensors; `arguments` are those of the `NetworkSpec`, for what
-leaves no trace in tensors. Nothing else imports torch, except `model/torch_checkpoint.py`.
+`tensors` maps the names that weights have here to torch's tensors; `arguments` are those of the
+`NetworkSpec`, for what leaves no trace in tensors. Nothing else imports torch, except
+`model/torch_checkpoint.py`.
 """
 import torch
 
