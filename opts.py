@@ -9,13 +9,14 @@ import argparse
 from pathlib import Path
 
 from run import registry
-from run.arguments import Parser, file_ending, pattern, take_given, with_default
+from run.arguments import Parser, PrintAndExit, file_ending, pattern, take_given, with_default
 from run.files import VIDEO_SUFFIXES
 from run.kinds import Kind
 from run.machine import MOST_READERS, default_readers, n_cores
+from run.recipes import described, recipe_names
 from run.spec import MEANS, SPEEDUPS, ClipSpec, FrameSpec, Given, Protocol, Recipe
 
-NETWORKS, SOURCES, STORES, RECIPES = "model/networks", "datasets/sources", "datasets/stores", "recipes"
+NETWORKS, SOURCES, STORES = "model/networks", "datasets/sources", "datasets/stores"
 EXPORTS = ("torch", "onnx", "inference")
 LAUNCH = "python -m paddle.distributed.launch --gpus 0,1,2,3"
 
@@ -210,7 +211,6 @@ def train_options(argv=None):
 
     `given` holds what decides the result, a `Given`; the other options are plain.
     """
-    recipes = sorted(path.stem for path in (registry.ROOT / RECIPES).glob("*.json"))
     parser = Parser(
         "Train or fine-tune a network on the training subset; the defaults are the published recipe.",
         "  python train.py\n"
@@ -221,7 +221,10 @@ def train_options(argv=None):
     _frames(parser)
     parser.begin("run")
     text = "settings of a published training; an option beside it counts more; default: paper2_finetune"
-    parser.option("recipe", None, Kind(str, choices=tuple(recipes), help=text), is_given=True)
+    recipe = Kind(str, choices=tuple(recipe_names()), help=text, metavar="NAME")
+    parser.option("recipe", None, recipe, is_given=True)
+    text = "list the recipes: what each sets, where it is written, the published accuracy"
+    parser.group.add_argument("--recipes", action=PrintAndExit, const=described, help=text)
     parser.group.add_argument(
         "--pretrain_path",
         type=lambda text: None if text == "none" else Path(text),

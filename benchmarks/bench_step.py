@@ -93,7 +93,7 @@ def paddle_step(n_clips, is_frozen_bn, trunk_alone):
     from model import networks
     from model.device import prepare_device
     from model.inference import evaluator
-    from model.training.optimization import build_optimizer, build_scheduler, train_from, training_loss
+    from model.training.optimization import DampedMomentum, build_scheduler, train_from, training_loss
     from run.spec import NetworkSpec, Recipe
 
     paddle.set_device("cpu")
@@ -102,7 +102,7 @@ def paddle_step(n_clips, is_frozen_bn, trunk_alone):
     net = networks.build(NetworkSpec("resnet", {"n_classes": N_CLASSES}))
     trained = train_from(net, "layer4")
     recipe = Recipe(learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    optimizer = build_optimizer(trained, build_scheduler(recipe), recipe)
+    optimizer = DampedMomentum(trained, build_scheduler(recipe), recipe)
     clips, labels = paddle.randn([n_clips, *CLIP]), paddle.arange(n_clips)
     trunk, head = net.split("layer4")
     net.train()

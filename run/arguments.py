@@ -88,6 +88,17 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
+class PrintAndExit(argparse.Action):
+    """An option, such as `--help`, that prints a text and ends; `const` is a function that returns it."""
+
+    def __init__(self, option_strings, dest, const, help):
+        super().__init__(option_strings, argparse.SUPPRESS, 0, const, argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser, *_):
+        print(self.const())
+        parser.exit()
+
+
 def with_default(text, default, values=""):
     """Return a help text with the default, unless that is none or an option's being off, and the range."""
     if isinstance(default, (tuple, list)):

@@ -35,6 +35,27 @@ def recipe_names():
     return sorted(path.stem for path in (ROOT / "recipes").glob("*.json"))
 
 
+def described():
+    """Return what `train.py --recipes` prints: of each recipe what it sets, its source and its figure."""
+    texts = []
+    for recipe in map(read_recipe, recipe_names()):
+        model = {"model": recipe.model} if recipe.model else {}
+        values = {**model, **recipe.network, **recipe.clip, **recipe.recipe}.items()
+        sets = ", ".join(f"{name} {_shown(value)}" for name, value in values)
+        texts += [f"{recipe.name}: {recipe.title}", f"  sets: {sets}"]
+        texts.append(f"  written in: {recipe.source}")
+        of = recipe.published
+        figure = f"{of.accuracy:.2%}, {of.what} ({of.source})" if of else "no figure to compare a run with"
+        texts += [f"  published: {figure}", ""]
+    return "\n".join(texts[:-1])
+
+
+def _shown(value):
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return repr(value) if value == "" else str(value)
+
+
 def read_recipe(name):
     """Read a recipe. Raises UserError, naming the field, for a file that is not one."""
     path = ROOT / "recipes" / f"{name}.json"

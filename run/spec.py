@@ -196,6 +196,13 @@ class Recipe(Spec):
         0.003, "initial learning rate of SGD", low=0, above=True, group="optimisation"
     )
     momentum: float = field(0.9, "momentum of SGD", low=0, high=1, group="optimisation")
+    dampening: float = field(
+        0.0,
+        "each gradient but the first counts 1 - dampening times in the momentum; paper 1's code: 0.9",
+        low=0,
+        high=0.999,
+        group="optimisation",
+    )
     weight_decay: float = field(1e-3, "on every trained parameter", low=0, group="optimisation")
     nesterov: bool = field(False, "Nesterov momentum", group="optimisation")
     lr_scheduler: str = field(
@@ -243,6 +250,11 @@ class Recipe(Spec):
         low=1,
         group="optimisation",
     )
+
+    def __post_init__(self):
+        if self.dampening and (self.nesterov or not self.momentum):
+            other = "--nesterov" if self.nesterov else "--momentum 0"
+            raise UserError(f"{other} and dampening {self.dampening:g} exclude each other: --dampening 0")
 
 
 @dataclass(frozen=True)

@@ -96,3 +96,28 @@ def test_the_default_recipe_is_the_published_one():
     assert (recipe.lr_scheduler, recipe.plateau_patience) == ("plateau", 10)
     assert (recipe.batch_size, recipe.n_epochs) == (128, 200)
     assert read_recipe("paper2_finetune").published.accuracy == 0.929
+
+
+@pytest.mark.parametrize("other", [{"nesterov": True}, {"momentum": 0.0}])
+def test_dampening_without_momentum_or_with_nesterov_is_refused_as_torch_or_nothing_would_use_it(other):
+    with pytest.raises(UserError, match="exclude each other"):
+        Recipe.of({"dampening": 0.9, **other})
+
+
+def test_the_recipes_of_paper_1_have_its_dampening_and_pixels_and_the_others_have_not():
+    for name in recipe_names():
+        recipe, is_first = read_recipe(name), name.startswith("paper1")
+        settings, clip = Recipe.of(recipe.recipe), ClipSpec.of(recipe.clip)
+        assert settings.dampening == (0.9 if is_first else 0)
+        assert (settings.train_crop == "corner") == is_first == (clip.scale == 1 and clip.std == (1, 1, 1))
+
+
+def test_the_recipes_are_listed_with_what_they_set_their_source_and_the_published_figure(run_script):
+    code, out, err = run_script("train.py", "--recipes")
+    assert (code, err) == (0, "")
+    entries = dict(entry.split(": ", 1) for entry in out.strip().split("\n\n"))
+    assert list(entries) == recipe_names()
+    assert "published: 42.40%" in entries["paper1_ucf101_scratch"]
+    kinetics = entries["paper1_kinetics"]
+    assert "dampening 0.9" in kinetics and "published: no figure" in kinetics
+    assert all("  written in: " in text and "  sets: " in text for text in entries.values())

@@ -6,7 +6,7 @@ import seeded
 from conftest import golden, network
 
 from model.training.optimization import (
-    build_optimizer,
+    DampedMomentum,
     build_scheduler,
     load_velocity,
     mixup,
@@ -69,7 +69,7 @@ def replay(run, n_steps):
         weight_decay=run["weight_decay"],
     )
     scheduler = build_scheduler(recipe)
-    optimizer = build_optimizer(trained, scheduler, recipe)
+    optimizer = DampedMomentum(trained, scheduler, recipe)
     net.train()
     losses = []
     for step in range(n_steps):
@@ -142,7 +142,7 @@ def test_training_all_layers_starts_as_the_reference_does():
 
 def optimizer_of(trained):
     recipe = Recipe(learning_rate=0.1)
-    return build_optimizer(trained, build_scheduler(recipe), recipe)
+    return DampedMomentum(trained, build_scheduler(recipe), recipe)
 
 
 def small_network():
@@ -198,7 +198,7 @@ def test_the_optimiser_steps_as_torchs_sgd(nesterov):
     layer = paddle.nn.Linear(3, 2, bias_attr=False)
     layer.weight.set_value(start.astype(np.float32))
     recipe = Recipe(learning_rate=0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
-    ours = build_optimizer({"w": layer.weight}, build_scheduler(recipe), recipe)
+    ours = DampedMomentum({"w": layer.weight}, build_scheduler(recipe), recipe)
     for gradient in gradients.astype(np.float32):
         theirs.grad = torch.from_numpy(gradient)
         sgd.step()
@@ -206,6 +206,32 @@ def test_the_optimiser_steps_as_torchs_sgd(nesterov):
         ours.step()
         ours.clear_grad()
     np.testing.assert_allclose(layer.weight.numpy(), theirs.detach().numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("resumed_at", [None, 0, 1, 4])
+def test_dampening_steps_as_torchs_over_rates_and_a_resume(resumed_at):
+    run = golden("dampening.json")
+    names = ("momentum", "dampening", "weight_decay")
+    recipe = Recipe(lr_scheduler="multistep", learning_rate=0.1, multistep_milestones=(3,)).to_json()
+    recipe = Recipe.from_json({**recipe, **{name: run[name] for name in names}}, "here")
+    layer = paddle.nn.Linear(3, 2, bias_attr=False)
+    layer.weight.set_value(np.float32(run["start"]).T)
+    trained, scheduler = {"w": layer.weight}, build_scheduler(recipe)
+    ours = DampedMomentum(trained, scheduler, recipe)
+    for step, (gradient, expected) in enumerate(zip(run["gradients"], run["weights"])):
+        if step == resumed_at:
+            velocity, weight = velocity_of(ours, trained), layer.weight.numpy()
+            layer = paddle.nn.Linear(3, 2, bias_attr=False)  # as another process has it
+            layer.weight.set_value(weight)
+            trained = {"w": layer.weight}
+            ours = DampedMomentum(trained, scheduler, recipe)
+            load_velocity(ours, trained, velocity)
+        assert scheduler() == pytest.approx(run["rates"][step])
+        (layer.weight * paddle.to_tensor(np.float32(gradient).T)).sum().backward()
+        ours.step()
+        ours.clear_grad()
+        scheduler.step()
+        np.testing.assert_allclose(layer.weight.numpy().T, expected, rtol=1e-5, atol=1e-6)  # float32
 
 
 def test_momentum_of_other_parameters_is_refused():

@@ -63,19 +63,49 @@ def build_scheduler(recipe):
     return MultiStepDecay(recipe.learning_rate, milestones=sorted(recipe.multistep_milestones), gamma=0.1)
 
 
-def build_optimizer(trained, scheduler, recipe, multi_tensor=False):
-    """Return SGD over the trained parameters; the decay is on all of them, BatchNorm's too.
+class DampedMomentum(Momentum):
+    """SGD over the trained parameters, `{name: parameter}`, as torch's: Paddle's Momentum has no dampening.
 
-    `multi_tensor` updates many parameters by one kernel of a GPU.
+    The decay is on all of them, BatchNorm's too. `multi_tensor` updates many by one kernel of a GPU.
+
+    With h = gradient + decay x weight, momentum m, dampening d, and the rate r of the step:
+
+        torch    v = h in the first step, m v + (1 - d) h in each later one    weight -= r v
+        Paddle   v = m v + (s gradient + c weight), from v = 0                 weight -= r v
+
+    A factor s = 1 - d on the gradient and a decay c = s x decay make the later steps the same. In the first,
+    gradient + d decay x weight in the place of s gradient gives h. So the velocity is torch's buffer: no rate
+    is in it, the schedule may change that, and a resume needs the velocity alone. A velocity of zeros has not
+    stepped. Gradients come here unscaled, of the whole batch and of all ranks; a step that `LossScaler` skips
+    does not come here, as in torch. Nesterov with dampening is refused by `Recipe`, as by torch.
+
+    Momentum's own `rescale_grad` does nothing in eager mode, on Paddle 2.6.2 and 3.3.1.
     """
-    return Momentum(
-        scheduler,
-        recipe.momentum,
-        parameters=list(trained.values()),
-        use_nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        use_multi_tensor=multi_tensor,
-    )
+
+    has_stepped = False
+
+    def __init__(self, trained, scheduler, recipe, multi_tensor=False):
+        super().__init__(
+            scheduler,
+            recipe.momentum,
+            parameters=list(trained.values()),
+            use_nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay * (1 - recipe.dampening),
+            use_multi_tensor=multi_tensor,
+        )
+        self._trained, self._dampening, self._decay = trained, recipe.dampening, recipe.weight_decay
+
+    @paddle.no_grad()
+    def step(self):
+        """Take a step on the gradients of all parameters."""
+        d = self._dampening
+        for each in self._trained.values() if d else ():
+            if self.has_stepped:
+                each.grad.set_value((1 - d) * each.grad)
+            else:
+                each.grad.set_value(each.grad + d * self._decay * each)
+        super().step()
+        self.has_stepped = True
 
 
 class LossScaler(GradScaler):
@@ -115,11 +145,13 @@ def velocity_of(optimizer, trained, resumed=None):
 
     Paddle keys them by names that count the layers made so far in the process; the next process has other
     names. Until an optimiser steps, Paddle 2.6 hides the buffers that it was given: these are `resumed`.
+    Buffers that there are not yet, as all steps so far were skipped, are zeros.
     """
     state, resumed = optimizer.state_dict(), resumed or {}
+    velocity = {name: state.get(_velocity_key(each), resumed.get(name)) for name, each in trained.items()}
     return {
-        name: np.asarray(state.get(_velocity_key(parameter), resumed.get(name)))
-        for name, parameter in trained.items()
+        name: np.zeros(trained[name].shape, np.float32) if array is None else np.asarray(array)
+        for name, array in velocity.items()
     }
 
 
@@ -140,3 +172,4 @@ def load_velocity(optimizer, trained, velocity):
             raise UserError(f"momentum of {name} has shape {list(velocity[name].shape)}")
         state[_velocity_key(parameter)] = np.asarray(velocity[name], np.float32)
     optimizer.set_state_dict(state)
+    optimizer.has_stepped = any(np.any(array) for array in velocity.values())

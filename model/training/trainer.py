@@ -10,8 +10,8 @@ from model.device import autocast, normalise
 from model.inference import evaluator
 from model.training.distributed import sum_step
 from model.training.optimization import (
+    DampedMomentum,
     LossScaler,
-    build_optimizer,
     build_scheduler,
     load_velocity,
     mixup,
@@ -78,7 +78,7 @@ class Trainer:
             and (not recipe.freeze_bn or net.stage_of(name) in self.trained_stages)
         ]
         self.scheduler = build_scheduler(recipe)
-        self.optimizer = build_optimizer(self.trained, self.scheduler, recipe, "multi_tensor" in speedups)
+        self.optimizer = DampedMomentum(self.trained, self.scheduler, recipe, "multi_tensor" in speedups)
         self.scaler = LossScaler(enable=recipe.amp == "O1")
         self._resumed_velocity = None
         self._trunk = self._head = self._trunk_features = None

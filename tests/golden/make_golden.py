@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import seeded
+import torch_sgd
 from cases import (
     COUNTS,
     FAMILY,
@@ -160,6 +161,10 @@ def training_run(checkout, depth, n_before, n_classes, seed, n_steps, batch, cli
         "momentum": 0.9, "weight_decay": 1e-3, "lr_divided_by_10_at_step": fall, "losses": losses,
         "eval_logits": result.tolist(), "norms": norms,
     }  # fmt: skip
+
+
+def dampening(inputs):
+    return {"dampening.json": json.dumps(torch_sgd.content())}
 
 
 def temporal_windows(inputs):
@@ -311,7 +316,7 @@ def stored_content(path):
 
 
 FILES = [
-    logits, family_logits, training, temporal_windows, center_crop, inference, state_dict_shapes,
+    logits, family_logits, training, dampening, temporal_windows, center_crop, inference, state_dict_shapes,
     family_state_dict_shapes, parameter_counts,
 ]  # fmt: skip
 
