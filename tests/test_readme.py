@@ -203,6 +203,14 @@ def test_what_the_readme_shows_of_the_embedded_run_is_in_its_output():
             assert line in lines, line
 
 
+@pytest.mark.parametrize("name, n", [("README.md", 3), ("docs/parity.md", 11)])
+def test_the_differences_to_the_reference_are_those_that_make_parity_printed(name, n):
+    printed = re.findall(r"\d[\d.]*e-\d+|\b\d\.\d+\b", (ROOT / "docs/parity.txt").read_text().split("{")[0])
+    cells = re.findall(r"^\|[^|\n]*\|([^|\n]*e-\d[^|\n]*)\|", DOCUMENTS[name], re.M)
+    shown = [figure for cell in cells for figure in re.findall(r"\d\.\d+e-\d+", cell)]
+    assert len(shown) >= n and {float(each) for each in shown} <= {float(each) for each in printed}
+
+
 # What the pages say of the code --------------------------------------------------------------
 
 

@@ -68,6 +68,8 @@ def expansion(shapes):
 
 def groups(shapes):
     """Return the groups of a bottleneck's middle convolution; None if that is no whole number."""
+    if "layer4.0.conv3.weight" not in shapes:
+        return 1  # basic blocks have no groups
     before, kernel = (shapes.get(f"layer4.0.conv{i}.weight") for i in (1, 2))
     if not before or not kernel or len(kernel) != 5 or not kernel[1] or before[0] % kernel[1]:
         return None
