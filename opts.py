@@ -70,7 +70,7 @@ def _network(parser):
 
 def _normalisation(parser):
     parser.begin("network")
-    text = "mean and std that pixels are normalised with; kept in the checkpoint for test.py"
+    text = "mean and std of the pixels, kept in the checkpoint; 2018: 0 to 255 less a mean, for files of 2018"
     parser.option("mean_dataset", "kinetics", Kind(str, choices=tuple(MEANS), help=text), is_given=True)
 
 

@@ -152,7 +152,7 @@ def reference_options(network, clip):
         values["input_type"] = clip.modality
     own = registry.literal(path, "NOT_THE_REFERENCES", ())
     unknown = {name: values.pop(name) for name in own if name in values}
-    if clip.mean_dataset is None:
+    if clip.mean_dataset in (None, "2018"):
         unknown.update(mean=clip.mean, std=clip.std, scale=clip.scale)
     elif clip.mean_dataset != usual.mean_dataset:
         values["mean_dataset"] = clip.mean_dataset

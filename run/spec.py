@@ -15,6 +15,8 @@ MEANS = {
     "kinetics": ((0.4345, 0.4051, 0.3775), (0.2768, 0.2713, 0.2737)),
     "activitynet": ((0.4477, 0.4209, 0.3906), (0.2767, 0.2695, 0.2714)),
     "0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    # The files of 2018 take pixels of 0 to 255 less ActivityNet's mean of then, divided by nothing.
+    "2018": (tuple(value / 255 for value in (114.7748, 107.7354, 99.475)), (1 / 255,) * 3),
 }
 
 # What may be faster on a GPU and was never timed on one; tools/gpu_check.py times each.

@@ -159,8 +159,8 @@ def test_normalised_clips_equal_the_formula(mean_dataset):
     expected = ((clips / 255 - np.array(mean)) / np.array(std)).transpose(0, 4, 1, 2, 3)
     ours = normalise(clips, ClipSpec(mean=mean, std=std))
     assert ours.dtype == paddle.float32
-    # Values reach 2.3, where float32 steps by 2.4e-7: three roundings stay below 1e-6.
-    np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=1e-6)
+    # Of the largest: three roundings of float32.
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=4e-7 * np.abs(expected).max())
 
 
 READ_ALL = """

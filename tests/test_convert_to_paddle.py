@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, golden, network
 
 from model.checkpoint import Metadata, load_checkpoint, save_checkpoint
+from model.device import normalise
 from model.weights import from_torch, to_torch, weights_of
 
 torch = pytest.importorskip("torch")
@@ -318,6 +319,15 @@ def test_what_leaves_no_trace_can_be_given(tmp_path, run_script):
     metadata = load_checkpoint(tmp_path / "a.pdparams").metadata
     assert metadata.network.arguments["no_max_pool"] and metadata.network.arguments["conv1_t_stride"] == 2
     assert metadata.clip.sample_size == 64 and metadata.clip.mean_dataset == "activitynet"
+
+
+def test_a_file_of_2018_gets_the_pixels_that_it_was_trained_on(tmp_path):
+    make_checkpoint(tmp_path / "net.pth", narrow_resnet10_shapes(), n_classes=3)
+    convert(tmp_path / "net.pth", "--mean_dataset", "2018")
+    clip = load_checkpoint(tmp_path / "net.pdparams").metadata.clip
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 2, 4, 4, 3), np.uint8)
+    expected = pixels.transpose(0, 4, 1, 2, 3) - np.reshape([114.7748, 107.7354, 99.475], (1, 3, 1, 1, 1))
+    np.testing.assert_allclose(normalise(pixels, clip).numpy(), expected, atol=1e-4)
 
 
 def test_a_round_trip_through_pth_keeps_the_clip_spec_and_the_class_names(tmp_path, run_script):
