@@ -210,9 +210,9 @@ class ResidualNetwork(StagedNetwork):
         c1, c2, c3, c4 = channels
         c0, e = conv1_width or c1, block.expansion
         self.relu = nn.ReLU()
-        self.maxpool = nn.Identity() if no_max_pool else nn.MaxPool3D(3, 2, 1)
         # Shapes for clips [N, 3, 16, 112, 112], ResNet3D-50.
-        self.add_stem(n_input_channels, c0, conv1_t_size, conv1_t_stride)  # [N, 64, 8, 28, 28]
+        self.add_stem(n_input_channels, c0, conv1_t_size, conv1_t_stride)  # [N, 64, 16, 56, 56]
+        self.maxpool = nn.Identity() if no_max_pool else nn.MaxPool3D(3, 2, 1)  # [N, 64, 8, 28, 28]
         self.layer1 = stage(block, c0, c1, n1, 1, resnet_shortcut)  # [N, 256, 8, 28, 28]
         self.layer2 = stage(block, c1 * e, c2, n2, 2, resnet_shortcut)  # [N, 512, 4, 14, 14]
         self.layer3 = stage(block, c2 * e, c3, n3, 2, resnet_shortcut)  # [N, 1024, 2, 7, 7]
