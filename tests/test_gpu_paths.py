@@ -95,6 +95,19 @@ def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_survives_a_res
         np.testing.assert_array_equal(parameter.numpy(), ours.trained[name].numpy())
 
 
+def test_the_first_step_is_not_dampened_although_an_overflow_came_before_it(float16_scaler):
+    ours, fresh = trainer(amp="O1", dampening=0.9), trainer(amp="O1", dampening=0.9)
+    fresh.load(ours.groups(), ours.states()["scheduler"], ours.states()["scaler"])
+    for scale in (3e38, 1024.0):
+        ours.scaler.load_state_dict({**ours.scaler.state_dict(), "scale": np.array([scale], np.float32)})
+        skipped = step(ours).n_skipped
+    assert skipped == 0 and ours.scaler.n_skipped == 1
+    fresh.scaler.load_state_dict({**fresh.scaler.state_dict(), "scale": np.array([1024.0], np.float32)})
+    assert step(fresh).n_skipped == 0
+    for name, parameter in fresh.trained.items():
+        np.testing.assert_array_equal(parameter.numpy(), ours.trained[name].numpy(), err_msg=name)
+
+
 def test_gradients_that_no_scale_saves_end_the_run_instead_of_skipping_for_ever(float16_scaler):
     ours = trainer(amp="O1")
     ours.scaler.load_state_dict({**ours.scaler.state_dict(), "scale": np.array([1.5], np.float32)})

@@ -76,8 +76,8 @@ class DampedMomentum(Momentum):
     A factor s = 1 - d on the gradient and a decay c = s x decay make the later steps the same. In the first,
     gradient + d decay x weight in the place of s gradient gives h. So the velocity is torch's buffer: no rate
     is in it, the schedule may change that, and a resume needs the velocity alone. A velocity of zeros has not
-    stepped. Gradients come here unscaled, of the whole batch and of all ranks; a step that `LossScaler` skips
-    does not come here, as in torch. Nesterov with dampening is refused by `Recipe`, as by torch.
+    stepped, and a step that Paddle skips, as gradients overflowed float16, is none. Gradients come here
+    unscaled, of the whole batch and of all ranks. `Recipe` refuses Nesterov with dampening, as torch does.
 
     Momentum's own `rescale_grad` does nothing in eager mode, on Paddle 2.6.2 and 3.3.1.
     """
@@ -105,7 +105,8 @@ class DampedMomentum(Momentum):
             else:
                 each.grad.set_value(each.grad + d * self._decay * each)
         super().step()
-        self.has_stepped = True
+        if self._get_auxiliary_var("found_inf") is not True:  # else the step was skipped
+            self.has_stepped = True
 
 
 class LossScaler(GradScaler):
