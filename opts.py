@@ -13,7 +13,7 @@ from run.arguments import Parser, PrintAndExit, file_ending, pattern, take_given
 from run.files import VIDEO_SUFFIXES
 from run.kinds import Kind
 from run.machine import MOST_READERS, default_readers, n_cores
-from run.recipes import described, recipe_names
+from run.recipes import DEFAULT_RECIPE, described, recipe_names
 from run.spec import MEANS, SPEEDUPS, ClipSpec, FrameSpec, Given, Protocol, Recipe
 
 NETWORKS, SOURCES, STORES = "model/networks", "datasets/sources", "datasets/stores"
@@ -79,8 +79,7 @@ def _given(options):
     arguments = {n for path in registry.modules(NETWORKS).values() for n in registry.option_kinds(path)}
     clip = take_given(options, [*ClipSpec.kinds(), "mean_dataset"])
     if "mean_dataset" in clip:
-        clip["mean"], clip["std"] = MEANS[clip.pop("mean_dataset")]
-        clip["scale"] = ClipSpec().scale
+        clip.update(MEANS[clip.pop("mean_dataset")]._asdict())
     named = take_given(options, ("recipe", "model"))
     return Given(
         recipe_name=named.get("recipe"),
@@ -220,7 +219,7 @@ def train_options(argv=None):
     )
     _frames(parser)
     parser.begin("run")
-    text = "settings of a published training; an option beside it counts more; default: paper2_finetune"
+    text = f"settings of a published training; an option beside it counts more; default: {DEFAULT_RECIPE}"
     recipe = Kind(str, choices=tuple(recipe_names()), help=text, metavar="NAME")
     parser.option("recipe", None, recipe, is_given=True)
     text = "list the recipes: what each sets, where it is written, the published accuracy"

@@ -24,7 +24,7 @@ from run.console import UserError
 from run.files import atomic_write
 from run.fingerprints import Fingerprints
 from run.kinds import Spec, field, require_object, versioned
-from run.spec import MEANS, ClipSpec, NetworkSpec, Published, Recipe
+from run.spec import MEANS, MEANS_OF_THE_REFERENCE, ClipSpec, NetworkSpec, Published, Recipe
 
 METADATA, METADATA_V1 = "metadata@@", "facts@@"
 
@@ -217,9 +217,10 @@ def _upgraded(facts, found, where):
     if clip is not None:
         clip = dict(require_object(clip, f"{where}: input"))
         name = clip.pop("mean_dataset", "kinetics")
-        if type(name) is not str or name not in MEANS:
-            raise UserError(f"{where}: input: mean_dataset is {name!r:.80}, expected {', '.join(MEANS)}")
-        content["clip"] = {**clip, "mean": MEANS[name][0], "std": MEANS[name][1]}
+        if type(name) is not str or name not in MEANS_OF_THE_REFERENCE:
+            known = ", ".join(MEANS_OF_THE_REFERENCE)
+            raise UserError(f"{where}: input: mean_dataset is {name!r:.80}, expected {known}")
+        content["clip"] = {**clip, "mean": MEANS[name].mean, "std": MEANS[name].std}
     if run is None:  # the best epoch of a run came without its recipe
         return content
     run = require_object(run, f"{where}: run")

@@ -17,7 +17,7 @@ from model.device import n_cpu_threads
 from model.inference import LARGEST_DIFFERENCE, inference_model, load_inference_model
 from run import registry
 from run.console import UserError, working
-from run.spec import ClipSpec
+from run.spec import MEANS_OF_THE_REFERENCE, ClipSpec
 
 # Shortcut A's strided slices need 10.
 ONNX_OPSET = 10
@@ -152,7 +152,7 @@ def reference_options(network, clip):
         values["input_type"] = clip.modality
     own = registry.literal(path, "NOT_THE_REFERENCES", ())
     unknown = {name: values.pop(name) for name in own if name in values}
-    if clip.mean_dataset in (None, "2018"):
+    if clip.mean_dataset not in MEANS_OF_THE_REFERENCE:
         unknown.update(mean=clip.mean, std=clip.std, scale=clip.scale)
     elif clip.mean_dataset != usual.mean_dataset:
         values["mean_dataset"] = clip.mean_dataset

@@ -13,8 +13,10 @@ from typing import NamedTuple
 from run.console import UserError
 from run.kinds import require_object, versioned
 from run.registry import ROOT
-from run.spec import ClipSpec, Published, Recipe
+from run.spec import ClipSpec, Published, Recipe, value_text
 from run.text import read_text
+
+DEFAULT_RECIPE = "paper2_finetune"
 
 
 class RecipeFile(NamedTuple):
@@ -41,19 +43,13 @@ def described():
     for recipe in map(read_recipe, recipe_names()):
         model = {"model": recipe.model} if recipe.model else {}
         values = {**model, **recipe.network, **recipe.clip, **recipe.recipe}.items()
-        sets = ", ".join(f"{name} {_shown(value)}" for name, value in values)
+        sets = ", ".join(f"{name} {value_text(value)}" for name, value in values)
         texts += [f"{recipe.name}: {recipe.title}", f"  sets: {sets}"]
         texts.append(f"  written in: {recipe.source}")
         of = recipe.published
         figure = f"{of.accuracy:.2%}, {of.what} ({of.source})" if of else "no figure to compare a run with"
         texts += [f"  published: {figure}", ""]
     return "\n".join(texts[:-1])
-
-
-def _shown(value):
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return repr(value) if value == "" else str(value)
 
 
 def read_recipe(name):

@@ -6,18 +6,29 @@ nowhere else.
 """
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from run.console import UserError
 from run.kinds import Kind, Spec, field, require_object, versioned
 
-# Mean and standard deviation of each channel, R G B in [0, 1]. Reference: `mean.py`.
+
+class Normalisation(NamedTuple):
+    """What clips are normalised with, `(pixel / scale - mean) / std`: mean and std of R, G and B."""
+
+    mean: tuple
+    std: tuple
+    scale: float = 255.0
+
+
+# Reference: `mean.py`.
 MEANS = {
-    "kinetics": ((0.4345, 0.4051, 0.3775), (0.2768, 0.2713, 0.2737)),
-    "activitynet": ((0.4477, 0.4209, 0.3906), (0.2767, 0.2695, 0.2714)),
-    "0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    # The files of 2018 take pixels of 0 to 255 less ActivityNet's mean of then, divided by nothing.
-    "2018": (tuple(value / 255 for value in (114.7748, 107.7354, 99.475)), (1 / 255,) * 3),
+    "kinetics": Normalisation((0.4345, 0.4051, 0.3775), (0.2768, 0.2713, 0.2737)),
+    "activitynet": Normalisation((0.4477, 0.4209, 0.3906), (0.2767, 0.2695, 0.2714)),
+    "0.5": Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    # The code and the files of 2018; the reference of 2020 has no option for it.
+    "2018": Normalisation((114.7748, 107.7354, 99.475), (1.0, 1.0, 1.0), 1.0),
 }
+MEANS_OF_THE_REFERENCE = ("kinetics", "activitynet", "0.5")
 
 # What may be faster on a GPU and was never timed on one; tools/gpu_check.py times each.
 SPEEDUPS = ("pinned_copies", "multi_tensor", "paddle_sync_batchnorm")
@@ -76,9 +87,9 @@ class ClipSpec(Spec):
     sample_duration: int = field(16, "frames in a clip", low=1, high=10_000, group="network")
     sample_t_stride: int = field(1, "take every n-th frame of a video", low=1, high=10_000, group="network")
     modality: str = field("rgb", choices=("rgb", "flow"))
-    mean: tuple = field(MEANS["kinetics"][0], low=-1e6, high=1e6)
-    std: tuple = field(MEANS["kinetics"][1], low=0, above=True, high=1e6)
-    scale: float = field(255.0, low=0, above=True, high=1e6)
+    mean: tuple = field(MEANS["kinetics"].mean, low=-1e6, high=1e6)
+    std: tuple = field(MEANS["kinetics"].std, low=0, above=True, high=1e6)
+    scale: float = field(MEANS["kinetics"].scale, low=0, above=True, high=1e6)
     frame_rates: tuple = dataclasses.field(
         default=None, metadata={"kind": Kind(float, 0, 1e6, above=True, optional=True, many=True, length=3)}
     )
@@ -108,9 +119,9 @@ class ClipSpec(Spec):
 
     @property
     def mean_dataset(self):
-        """The name in `MEANS` of the mean and std, None for others."""
-        names = [name for name, values in MEANS.items() if values == (self.mean, self.std)]
-        return names[0] if names and self.scale == 255 else None
+        """The name in `MEANS` of mean, std and scale, None for others."""
+        own = (self.mean, self.std, self.scale)
+        return next((name for name, values in MEANS.items() if values == own), None)
 
 
 @dataclass(frozen=True)
@@ -318,11 +329,15 @@ def differences(before, now, but=()):
     else:
         old, new = ({name: getattr(spec, name) for name in type(spec).kinds()} for spec in (before, now))
     changed = [name for name in {**old, **new} if name not in but and old.get(name) != new.get(name)]
-    return ", ".join(f"{name} was {_shown(old.get(name))} and is {_shown(new.get(name))}" for name in changed)
+    pairs = ((name, *(value_text(spec.get(name)) for spec in (old, new))) for name in changed)
+    return ", ".join(f"{name} was {before} and is {now}" for name, before, now in pairs)
 
 
-def _shown(value):
-    return " ".join(map(str, value)) if type(value) is tuple else repr(value) if value == "" else str(value)
+def value_text(value):
+    """Return a setting as it is given on a command line."""
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(str, value))
+    return repr(value) if value == "" else str(value)
 
 
 # What a record of a training or of a test says besides its specs, where it says it.

@@ -227,7 +227,7 @@ def test_a_checkpoint_of_version_1_is_read_and_can_be_resumed():
     assert metadata.network == networks.checked(
         NetworkSpec("resnet", {**OLD_MODEL, "n_classes": 4, "resnet_widen_factor": 0.0625}), "here"
     )
-    mean, std = MEANS["activitynet"]
+    mean, std, _ = MEANS["activitynet"]
     assert metadata.clip == ClipSpec(sample_size=32, sample_duration=8, mean=mean, std=std)
     assert metadata.class_names == ["MoveDown", "MoveUp", "ShapeGrows", "ShapeShrinks"]
     assert metadata.recipe == Recipe(ft_begin_module="layer4", batch_size=4)

@@ -155,9 +155,9 @@ def test_batches_are_handed_over_as_bytes(small_set, n_threads):
 @pytest.mark.parametrize("mean_dataset", MEANS)
 def test_normalised_clips_equal_the_formula(mean_dataset):
     clips = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
-    mean, std = MEANS[mean_dataset]
-    expected = ((clips / 255 - np.array(mean)) / np.array(std)).transpose(0, 4, 1, 2, 3)
-    ours = normalise(clips, ClipSpec(mean=mean, std=std))
+    mean, std, scale = MEANS[mean_dataset]
+    expected = ((clips / scale - np.array(mean)) / np.array(std)).transpose(0, 4, 1, 2, 3)
+    ours = normalise(clips, ClipSpec(mean=mean, std=std, scale=scale))
     assert ours.dtype == paddle.float32
     # Of the largest: three roundings of float32.
     np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=4e-7 * np.abs(expected).max())

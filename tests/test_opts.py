@@ -167,7 +167,7 @@ def test_only_what_was_given_is_returned_of_the_specs():
         "--recipe paper2_finetune --model resnet --model_depth 18 --mean_dataset 0.5 --sample_size 64 "
         "--amp off --multistep_milestones 3 4".split()
     ).given
-    mean, std = MEANS["0.5"]
+    mean, std, _ = MEANS["0.5"]
     assert given == Given(
         recipe_name="paper2_finetune",
         model="resnet",

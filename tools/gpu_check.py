@@ -78,9 +78,9 @@ class Check(Measurements):
         """Item 8: the readers on frames like UCF-101's, with the GPU in use beside them."""
         with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
             clips = small_videos(Path(folder), self.size)
-            numbers = sorted({1, max(1, default_readers() // 2), default_readers()})
+            counts = sorted({1, max(1, default_readers() // 2), default_readers()})
             before = card_memory()
-            found = {n: rate_of(clips, n) for n in numbers}
+            found = {n: rate_of(clips, n) for n in counts}
         rates = {n: rate for n, (rate, _, _) in found.items()}
         best = max(rates, key=rates.get)
         _, start_s, held = found[best]

@@ -37,14 +37,20 @@ def measured(task):
         return {"error": str(error)}
 
 
+def _prepared_device():
+    """Prepare the device; return its name and a function that waits for it."""
+    device = prepare_device()
+    return device, paddle.device.synchronize if device != "cpu" else lambda: None
+
+
 def _prepared(task):
     """Return a seeded network, its clip spec and a function that waits for the device."""
-    device = prepare_device()
+    device, wait = _prepared_device()
     if device != "cpu" and not task.get("exhaustive", True):
         paddle.set_flags({"FLAGS_cudnn_exhaustive_search": False})
     paddle.seed(0)
     net = networks.build(NetworkSpec("resnet", task["network"]))
-    return net, ClipSpec.of(task["clip"]), paddle.device.synchronize if device != "cpu" else lambda: None
+    return net, ClipSpec.of(task["clip"]), wait
 
 
 def _pixels(n, clip):
@@ -116,13 +122,7 @@ def _parts_of_a_step(trainer, pixels, classes, wait):
     targets = paddle.to_tensor(classes)
     loss = trainer.scaler.scale(training_loss(logits.astype("float32"), targets, 0.0))
     backward_s, _ = timed(loss.backward)
-
-    def update():
-        trainer.scaler.step(trainer.optimizer)
-        trainer.scaler.update()
-        trainer.optimizer.clear_grad()
-
-    update_s, _ = timed(update)
+    update_s, _ = timed(lambda: trainer.scaler.take_step(trainer.optimizer))
     return {
         "copy_s": copy_s,
         "copy_gb_per_second": pixels.nbytes / copy_s / 1e9,
@@ -138,8 +138,7 @@ def _parts_of_a_step(trainer, pixels, classes, wait):
 def exchange(task):
     """Sum float32 numbers over the ranks, as a step does with its gradients; return the GB a second."""
     with Ranks() as ranks:
-        device = prepare_device()
-        wait = paddle.device.synchronize if device != "cpu" else lambda: None
+        _, wait = _prepared_device()
         numbers, seconds = paddle.zeros([task["n_bytes"] // 4]), []
         for _ in range(6):
             wait()

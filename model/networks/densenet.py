@@ -67,7 +67,7 @@ class Transition(nn.Layer):
 
 
 def _require_halves(sizes):
-    """Raise UserError if frames or sides cannot be halved: Paddle's pool would go on with nothing."""
+    """Raise UserError if frames or sides cannot be halved: torch's pool refuses these, Paddle's does not."""
     if 1 in sizes:
         raise UserError(
             "clips too small for a DenseNet3D, which halves them four and five times; give clips of 16 "

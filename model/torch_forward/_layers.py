@@ -23,6 +23,11 @@ class Layers:
         values = (self.tensors[f"{name}.{v}"] for v in ("running_mean", "running_var", "weight", "bias"))
         return F.batch_norm(x, *values)
 
+    def stem(self, clips, conv, norm, arguments):
+        """Run clips through the first convolution, its norm and, unless it is left out, the max pool."""
+        x = F.relu(self.norm(self.conv(clips, conv, (arguments["conv1_t_stride"], 2, 2)), norm))
+        return x if arguments["no_max_pool"] else F.max_pool3d(x, 3, 2, 1)
+
     def linear(self, x, name):
         """Apply a linear layer."""
         return F.linear(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])

@@ -10,9 +10,7 @@ NAME = "densenet"
 def logits(tensors, clips, arguments):
     """Return the logits; depth and widths follow from the tensors."""
     layers = Layers(tensors)
-    x = layers.conv(clips, "conv1", (arguments["conv1_t_stride"], 2, 2))
-    x = F.relu(layers.norm(x, "norm1"))
-    x = x if arguments["no_max_pool"] else F.max_pool3d(x, 3, 2, 1)
+    x = layers.stem(clips, "conv1", "norm1", arguments)
     for block in (1, 2, 3, 4):
         i = 1
         while f"denseblock{block}.denselayer{i}.norm1" in layers:

@@ -20,7 +20,5 @@ def logits(tensors, clips, arguments):
             out = F.relu(out) if i < n_convs else out
         return F.relu(out + layers.shortcut(x, name, stride, out))
 
-    x = layers.conv(clips, "conv1", (arguments["conv1_t_stride"], 2, 2))
-    x = F.relu(layers.norm(x, "bn1"))
-    x = x if arguments["no_max_pool"] else F.max_pool3d(x, 3, 2, 1)
+    x = layers.stem(clips, "conv1", "bn1", arguments)
     return layers.linear(layers.stages(x, block), "fc")

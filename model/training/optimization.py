@@ -74,8 +74,8 @@ class DampedMomentum(Momentum):
         Paddle   v = m v + (s gradient + c weight), from v = 0                 weight -= r v
 
     A factor s = 1 - d on the gradient and a decay c = s x decay make the later steps the same. In the first,
-    gradient + d decay x weight in the place of s gradient gives h. So the velocity is torch's buffer: no rate
-    is in it, the schedule may change that, and a resume needs the velocity alone. A velocity of zeros has not
+    gradient + d decay x weight instead of s gradient gives h. So the velocity is torch's buffer: no rate is
+    in it, the schedule may change that, and a resume needs the velocity alone. A velocity of zeros has not
     stepped, and a step that Paddle skips, as gradients overflowed float16, is none. Gradients come here
     unscaled, of the whole batch and of all ranks. `Recipe` refuses Nesterov with dampening, as torch does.
 
@@ -117,6 +117,12 @@ class LossScaler(GradScaler):
     """
 
     n_skipped = 0
+
+    def take_step(self, optimizer):
+        """Change the weights by the gradients, unless these overflowed, and forget the gradients."""
+        self.step(optimizer)
+        self.update()
+        optimizer.clear_grad()
 
     def _update(self):
         # The name in Paddle 3, and the misspelt one in 2.6.

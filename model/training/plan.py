@@ -8,10 +8,8 @@ from model.checkpoint import Metadata, load_checkpoint
 from model.weights import load_weights
 from run.console import UserError, note
 from run.fingerprints import Fingerprints
-from run.recipes import read_recipe
+from run.recipes import DEFAULT_RECIPE, read_recipe
 from run.spec import ClipSpec, NetworkSpec, Recipe, differences
-
-DEFAULT_RECIPE = "paper2_finetune"
 
 
 def new_run(given, pretrain_path, class_names, n_videos, frame_rates):

@@ -165,9 +165,7 @@ class Trainer:
             loss_sum, n_correct = loss_sum + loss * len(part[0]), n_correct + int(n)
         trained, figures = list(self.trained.values()), [loss_sum, n_correct, signum]
         loss_sum, n_correct, signals = sum_step(self.ranks, trained, self.statistics, figures)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.clear_grad()
+        self.scaler.take_step(self.optimizer)
         return Sums(loss_sum, n_correct, n_clips, signals, self.scaler.n_skipped - n_skipped)
 
     def _backward(self, clips_thwc, class_indices, n_clips, draw):
