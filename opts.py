@@ -9,113 +9,17 @@ import argparse
 from pathlib import Path
 
 from run import registry
-from run.arguments import Parser, PrintAndExit, file_ending, pattern, take_given, with_default
+from run.arguments import Parser, PrintAndExit, file_ending, take_given, with_default
 from run.files import VIDEO_SUFFIXES
 from run.kinds import Kind
-from run.machine import MOST_READERS, default_readers, n_cores
+from run.machine import n_cores
+from run.option_groups import frames, given, network, normalisation, of_sources, time_limit, untraced
 from run.recipes import DEFAULT_RECIPE, described, recipe_names
-from run.spec import MEANS, SPEEDUPS, ClipSpec, FrameSpec, Given, Protocol, Recipe
+from run.spec import SPEEDUPS, ClipSpec, FrameSpec, Protocol, Recipe
 
-NETWORKS, SOURCES, STORES = "model/networks", "datasets/sources", "datasets/stores"
+SOURCES, STORES = "datasets/sources", "datasets/stores"
 EXPORTS = ("torch", "onnx", "inference")
 LAUNCH = "python -m paddle.distributed.launch --gpus 0,1,2,3"
-
-
-# Groups of options ---------------------------------------------------------------------------
-
-
-def _frames(parser):
-    parser.begin("data")
-    parser.path("video_path", "dataset/UCF-101-jpg", "folder of frames, <Class>/<video>/image_00001.jpg")
-    parser.path("annotation_path", "dataset/ucf101_01.json", "annotation file of the split")
-    parser.path("result_path", "results", "folder for all that the script writes")
-    text = "processes that read frames, of each rank; 0 reads in the main one (default: "
-    text += f"{default_readers()}, a core less than there are for each rank, at most {MOST_READERS})"
-    parser.option("n_threads", default_readers(), Kind(int, 0, help=text))
-
-
-def _untraced(parser):
-    """Add the options of networks that leave no trace in the weights."""
-    parser.begin("network", "what the weights do not tell, for the whole network that they are of")
-    for path in registry.modules(NETWORKS).values():
-        names = registry.literal(path.with_name("_tables.py"), "UNTRACED")
-        for name, (default, kind) in registry.option_kinds(path).items():
-            if name in names and f"--{name}" not in parser._option_string_actions:
-                parser.option(name, default, kind, is_given=True)
-
-
-def _network(parser):
-    """Add `--model` and the options of all networks; an option that several share stands once."""
-    paths = registry.modules(NETWORKS)
-    parser.begin("network", "what the pretrained weights do not decide; for training from scratch")
-    text = f"family: {', '.join(paths)}; default: the weights', from scratch resnet"
-    family = Kind(str, choices=tuple(paths), help=text, metavar="NAME")
-    parser.option("model", None, family, is_given=True)
-    owners, shared = {}, {}
-    for family, path in paths.items():
-        for name, (default, kind) in registry.option_kinds(path).items():
-            if kind.help:
-                owners.setdefault(name, []).append(family)
-                shared.setdefault(name, []).append((default, kind))
-    for name, entries in shared.items():
-        default, kind = entries[0]
-        if kind.choices:
-            choices = sorted({choice for _, each in entries for choice in each.choices})
-            kind = Kind(kind.type, choices=tuple(choices), help=kind.help)
-        of = "" if len(owners[name]) == len(paths) else f"{', '.join(owners[name])}: "
-        has_default = kind.type is not bool and default is not None
-        off = f"; default: the weights', from scratch {default}" if has_default else ""
-        parser.option(name, None, Kind(**{**vars(kind), "help": f"{of}{kind.help}{off}"}), is_given=True)
-
-
-def _normalisation(parser):
-    parser.begin("network")
-    text = "mean and std of the pixels, kept in the checkpoint; 2018: 0 to 255 less a mean, for files of 2018"
-    parser.option("mean_dataset", "kinetics", Kind(str, choices=tuple(MEANS), help=text), is_given=True)
-
-
-def _given(options):
-    """Take what decides a network, its clips and its training out of the parsed options, as a `Given`."""
-    arguments = {n for path in registry.modules(NETWORKS).values() for n in registry.option_kinds(path)}
-    clip = take_given(options, [*ClipSpec.kinds(), "mean_dataset"])
-    if "mean_dataset" in clip:
-        clip.update(MEANS[clip.pop("mean_dataset")]._asdict())
-    named = take_given(options, ("recipe", "model"))
-    return Given(
-        recipe_name=named.get("recipe"),
-        model=named.get("model"),
-        network=take_given(options, arguments),
-        clip=clip,
-        recipe=take_given(options, Recipe.kinds()),
-    )
-
-
-def _time_limit(parser, text):
-    parser.option("time_limit", 600.0, Kind(float, 0, above=True, help=text))
-
-
-def _of_sources(parser, sources):
-    """Add the options of all data sets, one that several share once; return `{name: data sets}`."""
-    kinds = {source: registry.option_kinds(path) for source, path in sources.items()}
-    users_of = {}
-    for source, options in kinds.items():
-        for name in options:
-            users_of.setdefault(name, []).append(source)
-    for name, users in users_of.items():
-        parser.begin(f"for the data set {' or '.join(users)}")
-        default, kind = kinds[users[0]][name]
-        texts = {source: kinds[source][name][1].help for source in users}
-        if len(set(texts.values())) > 1:
-            text = "; ".join(f"{source}: {text}" for source, text in texts.items())
-            kind = Kind(**{**vars(kind), "help": text})
-        if registry.literal(sources[users[0]], "OPTIONS")[name]["type"] == "pattern":
-            parser.group.add_argument(f"--{name}", type=pattern, metavar="REGEX", help=kind.help)
-        else:
-            parser.option(name, default, kind, is_given=True)
-    return users_of
-
-
-# Parsers -------------------------------------------------------------------------------------
 
 
 def generate_options(argv=None):
@@ -142,14 +46,14 @@ def generate_options(argv=None):
     text = FrameSpec.kinds()["store"].help
     stores = Kind(str, choices=tuple(registry.modules(STORES)), help=text)
     parser.option("store", FrameSpec().store, stores, is_given=True)
-    _time_limit(parser, "seconds that one video may take")
+    time_limit(parser, "seconds that one video may take")
     for name, text in (
         ("allow_partial", "keep what decodes of a video that breaks off, instead of refusing it"),
         ("check", "read all frames of dst_path and report what is damaged; needs no videos"),
         ("repair", "check, and decode what is damaged again"),
     ):
         parser.option(name, False, Kind(bool, help=text))
-    users_of = _of_sources(parser, sources)
+    users_of = of_sources(parser, sources)
     options = parser.parse(argv)
     own = registry.option_kinds(sources[options.dataset])
     for name, users in users_of.items():
@@ -176,11 +80,11 @@ def convert_options(argv=None):
     text = "the state dict's name in a file that holds several, such as state_dict or state_dict_ema"
     parser.add_argument("--key", help=text)
     parser.add_argument("--to", help=argparse.SUPPRESS)
-    _untraced(parser)
+    untraced(parser)
     parser.spec(ClipSpec)
-    _normalisation(parser)
+    normalisation(parser)
     options = parser.parse(argv)
-    options.given = _given(options)
+    options.given = given(options)
     if options.to not in (None, "paddle"):
         parser.error(f"--to is now a tool of its own: python tools/export_model.py --to {options.to}")
     return options
@@ -217,7 +121,7 @@ def train_options(argv=None):
         "  python train.py --pretrain_path none --model_depth 18 --learning_rate 0.1\n"
         f"  {LAUNCH} train.py",
     )
-    _frames(parser)
+    frames(parser)
     parser.begin("run")
     text = f"settings of a published training; an option beside it counts more; default: {DEFAULT_RECIPE}"
     recipe = Kind(str, choices=tuple(recipe_names()), help=text, metavar="NAME")
@@ -242,12 +146,12 @@ def train_options(argv=None):
     parser.option("speedups", (), Kind(str, choices=SPEEDUPS, many=True, metavar="WORD", help=text))
     text = "also log the curves to <result_path>/visualdl; needs the package visualdl"
     parser.option("visualdl", False, Kind(bool, help=text))
-    _network(parser)
+    network(parser)
     parser.spec(ClipSpec)
-    _normalisation(parser)
+    normalisation(parser)
     parser.spec(Recipe)
     options = parser.parse(argv)
-    options.given = _given(options)
+    options.given = given(options)
     return options
 
 
@@ -267,7 +171,7 @@ def test_options(argv=None):
         "  python test.py --features features.npz\n"
         f"  {LAUNCH} test.py",
     )
-    _frames(parser)
+    frames(parser)
     _scored(parser)
     parser.begin("inference")
     subset = "subset to score; names the file written, <result_path>/val.json"
@@ -317,7 +221,7 @@ def predict_options(argv=None):
         parser.group.add_argument(f"--{name}", type=file_ending(suffix), metavar=f"OUT{suffix}", help=text)
     text = "frames a second to resample to; default: the video's own, unless it is far from the training's"
     parser.option("fps", None, Kind(float, 0, above=True, help=text))
-    _time_limit(parser, "seconds that the decoding of one video may take")
+    time_limit(parser, "seconds that the decoding of one video may take")
     options = parser.parse(argv)
     if options.render and (len(options.videos) > 1 or "-" in options.videos):
         parser.error("--render writes one file: give it exactly one video")
