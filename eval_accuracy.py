@@ -167,7 +167,8 @@ def mcnemar_p(n_gained, n_lost):
 
 def write_report(annotation, results, options):
     """Write report.html beside the results, and say so in a note: stdout keeps its lines."""
-    from report.page import last_header, report_html
+    from report.page import report_html
+    from report.provenance import last_header
 
     samples = [s for s in annotation.subsets[options.subset] if not options.ignore or s.key in results]
     path = options.result_path.with_name("report.html")

@@ -6,17 +6,16 @@ every name. What not every page needs (Jinja2, Pillow, the frames) is imported w
 import base64
 import collections
 import hashlib
-import io
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
 
+from report.mistakes import mistakes
 from report.packages import missing_package
+from report.provenance import how_tested, how_trained
 from run.console import UserError
-from run.spec import Published, checked_record
+from run.spec import Published
 
-N_MISTAKES, N_FRAMES, FRAME_HEIGHT = 20, 5, 96
 HERE = Path(__file__).parent
 
 
@@ -212,137 +211,3 @@ def matrix(confusions):
         "font": font,
         "margin": round(0.62 * font * max(len(short(name)) for name in rows)) + 16,
     }
-
-
-# The mistakes --------------------------------------------------------------------------------
-
-
-def mistakes(videos, run, frames_path):
-    """Return the videos that were taken for another class, the highest score first, with their frames."""
-    wrong = [video for video in videos if video.taken_for not in (None, video.class_name)]
-    wrong.sort(key=lambda video: -video.result[0][1])
-    store, why_not = _open_frames(frames_path) if wrong else (None, "")
-    cards = []
-    for video in wrong[:N_MISTAKES]:
-        strip, why_no_strip = (None, "") if store is None else _strip(store, video.sample)
-        cards.append(
-            {
-                "key": video.sample.key,
-                "class_name": video.class_name,
-                "taken_for": video.taken_for,
-                "score": video.result[0][1],
-                "own_score": dict(video.result).get(video.class_name),
-                "clips": None if run is None else run["videos"][video.sample.key],
-                "strip": None if strip is None else _base64(strip),
-                "why_not": why_no_strip,
-            }
-        )
-    return {"n": len(wrong), "cards": cards, "n_frames": N_FRAMES, "why_not": why_not}
-
-
-def _open_frames(path):
-    """Return the store of the frames and "", or None and why there is none."""
-    if not path.exists():
-        return None, f"there is no folder {path} (--video_path)"
-    try:
-        import PIL.Image  # noqa: F401  (for `_strip`)
-
-        from datasets.stores import open_store
-
-        return open_store(path), ""
-    except (UserError, OSError, ImportError) as error:
-        return None, str(error)
-
-
-def _strip(store, sample):
-    """Return a jpg of a video's frames side by side and "", or None and why there is none."""
-    from PIL import Image
-
-    from datasets.annotation import Samples
-
-    n = sample.end - sample.begin
-    numbers = [sample.begin + (2 * i + 1) * n // (2 * N_FRAMES) for i in range(N_FRAMES)]
-    try:
-        store.check(Samples([sample]), is_shown=False)
-        with store.reader(sample.folder) as reader:
-            images = [Image.fromarray(reader.decode(number)) for number in numbers]
-    except (UserError, OSError) as error:
-        return None, str(error)
-    width = max(1, min(3 * FRAME_HEIGHT, round(images[0].width * FRAME_HEIGHT / images[0].height)))
-    strip = Image.new("RGB", ((width + 2) * N_FRAMES - 2, FRAME_HEIGHT))
-    for i, image in enumerate(images):
-        strip.paste(image.convert("RGB").resize((width, FRAME_HEIGHT)), (i * (width + 2), 0))
-    content = io.BytesIO()
-    strip.save(content, "JPEG", quality=75)
-    return content.getvalue(), ""
-
-
-# How it was made -----------------------------------------------------------------------------
-
-TEST_SPECS = ("network", "clip", "protocol", "options")
-TRAINING_NAMES = (
-    "command git python paddle numpy device n_ranks n_training_videos n_validation_clips n_parameters "
-    "recipe_name"
-).split()
-TRAINING_SPECS = ("network", "clip", "recipe", "options")
-
-
-def last_header(path):
-    """Return the last header of a training log, None if there is none; a run may be writing to it."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict) and "epoch" not in entry:
-            return entry
-    return None
-
-
-def how_tested(run, why_not):
-    """Return how the results were made, as groups of `(name, value)` pairs, or why that is not known."""
-    if run is None:
-        return {"why_not": why_not, "groups": []}
-    versions = run.get("versions")
-    first = {name: run.get(name) for name in ("checkpoint", "device")}
-    first.update(versions if isinstance(versions, dict) else {})
-    return {"why_not": "", "groups": _groups(first, run, TEST_SPECS)}
-
-
-def how_trained(header):
-    """Return how the last training in the folder was made, as `how_tested` does."""
-    if header is None:
-        return {"why_not": "no train.jsonl with a header beside the results.", "groups": []}
-    try:
-        checked_record(header, "train.jsonl")
-    except UserError as error:
-        return {"why_not": str(error), "groups": []}
-    first = {name: header[name] for name in TRAINING_NAMES if name in header}
-    if isinstance(first.get("command"), list):
-        first["command"] = " ".join(map(str, first["command"]))
-    return {"why_not": "", "groups": _groups(first, header, TRAINING_SPECS)}
-
-
-def _groups(first, content, names):
-    """Return a group without a title, then those of `names` that are in the content of a record.
-
-    Only these: a log may hold more than is to be passed on with a page.
-    """
-    found = {name.capitalize(): content[name] for name in names if isinstance(content.get(name), dict)}
-    return [{"title": name, "pairs": _pairs(group)} for name, group in {"": first, **found}.items()]
-
-
-def _pairs(content):
-    """Return names and values as text, those of an object inside, as a network's arguments, in its place."""
-    pairs = []
-    for name, value in content.items():
-        pairs += value.items() if isinstance(value, dict) else [(name, value)]
-    return [(str(name), _shown(value)[:400]) for name, value in pairs if name != "version"]  # of the form
-
-
-def _shown(value):
-    return value if isinstance(value, str) and value else json.dumps(value)
