@@ -2,9 +2,10 @@
 
     python convert_to_paddle.py weights/r3d50_KM_200ep.pth
 
-writes weights/r3d50_KM_200ep.pdparams, and prints the network that it found, the largest difference between
-the logits of the two frameworks, and the size of the file. Needs torch, as no later stage does. The way back,
-and other formats: `tools/export_model.py`.
+writes weights/r3d50_KM_200ep.pdparams, and prints the network that it found, which of the released files it
+seems to be, the largest difference between the logits of the two frameworks, and the size of the file. Needs
+torch, as no later stage does. `--list` prints all released files. The way back, and other formats:
+`tools/export_model.py`.
 """
 import importlib.util
 from dataclasses import replace
@@ -23,7 +24,8 @@ from model.device import prepare_device
 from model.export import compare
 from model.torch_checkpoint import read_torch_checkpoint, refuse_other_files
 from model.weights import count_parameters, from_torch, load_weights, weights_of
-from run.spec import ClipSpec
+from run.released import choose, released_files
+from run.spec import ClipSpec, NetworkSpec
 
 
 def require_torch():
@@ -46,7 +48,9 @@ def convert(torch_path, given, key, is_verified):
         state_dict, text = read_torch_checkpoint(torch_path, key)
     state_dict = {name: tensor.float() for name, tensor in state_dict.items()}
     weights = from_torch({name: tensor.numpy() for name, tensor in state_dict.items()})
-    metadata = described({name: tuple(array.shape) for name, array in weights.items()}, text, given)
+    shapes = {name: tuple(array.shape) for name, array in weights.items()}
+    found = released_as(shapes, state_dict, torch_path.name) if text is None else []
+    metadata = described(shapes, text, found, given)
     spec = metadata.network
     net = networks.empty(spec)
     load_weights(net, weights)
@@ -54,6 +58,7 @@ def convert(torch_path, given, key, is_verified):
         f"{torch_path}: {networks.describe(spec)}, {spec.arguments['n_classes']} classes, "
         f"{len(state_dict)} tensors, {count_parameters(net):,} parameters"
     )
+    print_released(found, metadata.clip)
     if is_verified:
         from model import torch_forward
 
@@ -62,14 +67,42 @@ def convert(torch_path, given, key, is_verified):
         print(line)
         if not is_equal:
             raise UserError("the networks differ, nothing was written")
-    return net, metadata, text is None and not (given.network or given.clip)
+    return net, metadata, text is None and not (found or given.network or given.clip)
 
 
-def described(shapes, text, given):
+def released_as(shapes, state_dict, file_name):
+    """Return the `Released` that weights may be, the likeliest first; [] for others."""
+    network = networks.recognise(shapes)
+    of_row = lambda row: networks.checked(
+        NetworkSpec(row.model, {**row.arguments, "n_classes": row.n_classes}), row.file
+    )
+    candidates = [row for row in released_files() if of_row(row) == network]
+    is_counted = any(name.endswith("num_batches_tracked") for name in state_dict)
+    return choose(candidates, is_counted, file_name)
+
+
+def print_released(found, clip):
+    """Print which released file it is taken for, and note what neither its tensors nor its name tell."""
+    if not found:
+        return
+    row, *others = found
+    print(f"  taken for the released {row.file}, of {row.trained_on}")
+    print(f"  clips: {clip.sample_duration} frames, {clip.pixels()}")
+    print(f"  {row.classes()}")
+    if row.published:
+        print(f"  published: {row.published}")
+    if others:
+        options = f"--sample_duration {others[0].sample_duration}"
+        note(f"its tensors may also be those of {others[0].file}; if so, convert with {options}")
+
+
+def described(shapes, text, found, given):
     """Return the metadata of weights: what their file says, else what the released ones are; what is given
     counts more than either.
     """
     metadata = Metadata(networks.recognise(shapes))
+    if found:
+        metadata = replace(metadata, clip=found[0].clip, class_names=found[0].class_names())
     if text is not None:
         metadata = metadata_of(text, "its metadata")
     network = networks.checked(metadata.network.replace(**given.network), "options")

@@ -18,7 +18,7 @@ from run.console import UserError, first_names, note, progress_bar, run_script
 if __name__ == "__main__":
     OPTIONS = generate_options()  # before PyAV, so that --help answers at once
 
-from datasets.annotation import SUBSETS, Samples, annotation_json, note_only_class, read_annotation
+from datasets.annotation import SUBSETS, annotation_json, note_only_class, read_annotation
 from datasets.extraction import (
     FramesFolder,
     extract,
@@ -26,6 +26,7 @@ from datasets.extraction import (
     require_frames_folder,
     sample_size,
 )
+from datasets.samples import Samples
 from datasets.sources import load_source, samples_of
 from datasets.workers import TaskFailed, in_processes
 from run.files import DiskFull, atomic_write, check_free_space, run_lock

@@ -8,7 +8,7 @@ come before a default. Relative paths are taken from `--root_path`.
 import argparse
 from pathlib import Path
 
-from run import registry
+from run import registry, released
 from run.arguments import Parser, PrintAndExit, file_ending, take_given, with_default
 from run.files import VIDEO_SUFFIXES
 from run.kinds import Kind
@@ -68,7 +68,8 @@ def convert_options(argv=None):
     """Parse the command line of `convert_to_paddle.py`."""
     parser = Parser(
         "Convert a checkpoint of 3D-ResNets-PyTorch to Paddle and compare the two networks.",
-        "  python convert_to_paddle.py weights/r3d50_KM_200ep.pth",
+        "  python convert_to_paddle.py weights/r3d50_KM_200ep.pth\n"
+        "  python convert_to_paddle.py --list",
     )
     text = "checkpoint to read (default: weights/r3d50_KM_200ep.pth)"
     parser.add_argument(
@@ -76,6 +77,8 @@ def convert_options(argv=None):
     )
     text = "file to write; default: beside source_path, with the ending .pdparams"
     parser.add_argument("target_path", type=Path, nargs="?", help=text)
+    text = "list the released files: network, clips, classes, where each is to be had, published accuracy"
+    parser.add_argument("--list", action=PrintAndExit, const=released.described, help=text)
     parser.option("no_verify", False, Kind(bool, help="do not run clips through both networks"))
     text = "the state dict's name in a file that holds several, such as state_dict or state_dict_ema"
     parser.add_argument("--key", help=text)

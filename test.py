@@ -56,6 +56,8 @@ def main(options):
         device = prepare_device(ranks.n_on_this_machine)
         with working("loading the network", ranks.is_first):
             net, metadata = load_network(options.resume_path)
+        annotation = annotation.in_order(metadata.class_names or annotation.class_names)
+        samples = annotation.subsets[subset]
         check_classes(options.resume_path, metadata, annotation.class_names)
         note_unknown_order(options.resume_path, metadata)
         note_other_decoding(options.resume_path, metadata, protocol.fast_decode)
@@ -146,7 +148,7 @@ def save_features(net, metadata, clips, class_names, options, ranks):
                 rows[i] = row
     if ranks.is_first:
         classes = samples.class_indices if min(samples.class_indices) >= 0 else None
-        write_features(path, rows, clips.video_of, clips.windows, samples.keys, classes, class_names)
+        write_features(path, rows, clips.video_of, clips.windows, list(samples.keys), classes, class_names)
         print(f"{path}: {len(samples)} videos, {len(rows)} clips, {n_features} features of each")
 
 

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from paired import find_videos_to_measure, paired_runs, report, row  # isort: skip
 import simplejpeg
 
-from datasets.annotation import Sample, Samples
 from datasets.clips import TrainingClips, WindowClips
 from datasets.extraction import extract
 from datasets.loader import ClipLoader
+from datasets.samples import Sample, Samples
 from datasets.stores import new_store
 from datasets.stores.jpg_folders import frame_name
 from datasets.workers import in_processes

@@ -22,7 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from paired import ROOT, find_videos_to_measure, report, row
 
-from datasets.annotation import Sample, Samples, annotation_json, read_annotation
+from datasets.annotation import annotation_json, read_annotation
+from datasets.samples import Sample, Samples
 from datasets.stores.jpg_folders import Store, frame_name
 from run.spec import ClipSpec, Recipe
 

@@ -25,8 +25,9 @@ import paddle
 from bench_loader import TheirClips, make_frames, plans_of
 from paired import ROOT, paired_runs, report, row
 
-from datasets.annotation import Samples, annotation_json
+from datasets.annotation import annotation_json
 from datasets.clips import WindowClips
+from datasets.samples import Samples
 from model import networks, torch_forward
 from model.checkpoint import Metadata, save_checkpoint
 from model.device import n_cpu_threads, normalise, prepare_device

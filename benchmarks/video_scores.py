@@ -18,10 +18,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/golden")]
 import numpy as np
 import paddle
 
-from datasets.annotation import Sample, Samples
 from datasets.clips import WindowClips
 from datasets.extraction import extract
 from datasets.loader import ClipLoader
+from datasets.samples import Sample, Samples
 from datasets.stores import new_store
 from model import networks
 from model.checkpoint import Metadata, load_network, save_checkpoint

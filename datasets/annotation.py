@@ -26,13 +26,15 @@ has neither a version nor specs: these are among its options.
 
 Unless every video has a label, `clip_accuracy` is null, and so is what is right of a video without one.
 """
+import contextlib
 import json
 import math
 import os
 import zlib
-from array import array
 from typing import NamedTuple
 
+from datasets.plain_annotation import read_plain
+from datasets.samples import Samples, default_folder, is_safe_name, is_safe_path
 from run.console import UserError, first_names, note, shown
 from run.spec import checked_record
 from run.text import decoded
@@ -42,72 +44,23 @@ SUBSETS = ("training", "validation", "testing")
 LARGEST_FILE = 10**9
 
 
-class Sample(NamedTuple):
-    """What a clip is cut from: the frames `begin` to `end - 1` of a video.
-
-    `folder` is where the video's frames lie below the frames' root, mostly "<Class>/<video>"; an absolute one
-    lies under another root. `class_index` is -1 without a label.
-    """
-
-    key: str
-    folder: str
-    class_index: int
-    begin: int
-    end: int
-
-
-class Samples:
-    """The samples of a subset, `Sample`s kept in columns, since Kinetics has 650,000 of them."""
-
-    def __init__(self, samples=()):
-        self.keys, self.folders = [], []
-        self.class_indices, self.begins, self.ends = array("i"), array("i"), array("i")
-        for sample in samples:
-            self.append(*sample)
-
-    def append(self, key, folder, class_index, begin, end):
-        """Add a sample at the end."""
-        self.keys.append(key)
-        self.folders.append(folder)
-        self.class_indices.append(class_index)
-        self.begins.append(begin)
-        self.ends.append(end)
-
-    def _columns(self):
-        return self.keys, self.folders, self.class_indices, self.begins, self.ends
-
-    def __len__(self):
-        return len(self.keys)
-
-    def __getitem__(self, index):
-        return Sample(*(column[index] for column in self._columns()))
-
-    def __iter__(self):
-        return map(Sample, *self._columns())
-
-    def __eq__(self, other):
-        return isinstance(other, Samples) and self._columns() == other._columns()
-
-    def __add__(self, other):
-        total = Samples()
-        for column, *parts in zip(total._columns(), self._columns(), other._columns()):
-            for part in parts:
-                column.extend(part)
-        return total
-
-    def checksum(self):
-        """Return the CRC-32 of all columns, the same on every machine."""
-        crc = 0
-        for column in self._columns():
-            crc = zlib.crc32("".join(f"{value}\n" for value in column).encode(), crc)
-        return crc
-
-
 class Annotation(NamedTuple):
     """The class names in the order of their indices, and the `Samples` of each of `SUBSETS`."""
 
     class_names: list
     subsets: dict
+
+    def in_order(self, class_names):
+        """Return it with the classes in another order; as it is if these are not its classes.
+
+        A network knows its own order: the Kinetics files of 2018 have the alphabet's, the lists another one.
+        """
+        if sorted(class_names) != sorted(self.class_names):
+            return self
+        index_of = {name: index for index, name in enumerate(class_names)}
+        indices = [index_of[name] for name in self.class_names] + [-1]
+        subsets = {subset: samples.with_classes(indices) for subset, samples in self.subsets.items()}
+        return Annotation(list(class_names), subsets)
 
     def checksum(self):
         """Return the CRC-32 of it all: two equal ones are of the same data set and split."""
@@ -147,28 +100,16 @@ def _without_repeats(pairs):
     return content
 
 
-def is_safe_name(name):
-    """Tell whether a name from a file can only be a folder's entry, and not lead out of the folder."""
-    is_text = isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= 255
-    return is_text and "/" not in name and "\\" not in name and name not in (".", "..")
-
-
-def is_safe_path(path):
-    """Tell whether a path from a file is one of plain names, and cannot lead out of a folder."""
-    return isinstance(path, str) and all(map(is_safe_name, path.split("/")))
-
-
-def default_folder(key, class_name):
-    """Return where an entry without `video_path` has its frames; `class_name` is None without a label."""
-    return f"{'test' if class_name is None else class_name}/{key}"
-
-
 def read_annotation(path):
     """Read an annotation file and check every part of it; return an `Annotation`.
 
     Raises UserError for a file that is missing or malformed, or that names a class, a key or a path which
     could lead out of the frames' folder.
     """
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        plain = read_plain(file, SUBSETS)
+        if plain is not None:
+            return Annotation(*plain)
     content = _read_json(path, "annotation")
 
     def check(condition, where, expected):
@@ -189,7 +130,7 @@ def read_annotation(path):
             subsets[_subset_of(entry)].append(key, *_columns_of(key, entry, index_of))
         except ValueError as error:
             raise UserError(f"{path}: video {key!r:.80}: expected {error}") from None
-        database[key] = None  # its memory serves the next ones: Kinetics' database takes 500 MB
+        database[key] = None  # its memory serves the next ones
     return Annotation(class_names, subsets)
 
 

@@ -3,7 +3,7 @@ import os
 import re
 import unicodedata
 
-from datasets.annotation import is_safe_name
+from datasets.samples import is_safe_name
 from datasets.sources import SourceVideo
 from run.console import UserError, first_names, note
 from run.files import VIDEO_SUFFIXES

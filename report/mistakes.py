@@ -48,7 +48,7 @@ def _strip(store, sample):
     """Return a jpg of a video's frames side by side and "", or None and why there is none."""
     from PIL import Image
 
-    from datasets.annotation import Samples
+    from datasets.samples import Samples
 
     n = sample.end - sample.begin
     numbers = [sample.begin + (2 * i + 1) * n // (2 * N_FRAMES) for i in range(N_FRAMES)]

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from report.accuracy import wilson_interval
 from report.mistakes import mistakes
 from report.packages import missing_package
 from report.provenance import how_tested, how_trained
@@ -95,14 +96,6 @@ def words(name):
 
 
 # The accuracy --------------------------------------------------------------------------------
-
-
-def wilson_interval(n_right, n, z=1.959963984540054):
-    """Return Wilson's interval for a proportion, of 95 % by default."""
-    p = n_right / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def accuracy(class_names, videos, run, why_not):

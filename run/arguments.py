@@ -3,6 +3,7 @@ import argparse
 import dataclasses
 import difflib
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -95,7 +96,7 @@ class PrintAndExit(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, 0, const, argparse.SUPPRESS, help=help)
 
     def __call__(self, parser, *_):
-        print(self.const())
+        parser._print_message(f"{self.const()}\n", sys.stdout)  # as --help: a closed pipe is no error
         parser.exit()
 
 

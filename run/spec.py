@@ -123,6 +123,12 @@ class ClipSpec(Spec):
         own = (self.mean, self.std, self.scale)
         return next((name for name, values in MEANS.items() if values == own), None)
 
+    def pixels(self):
+        """Return in words what a network gets of a pixel."""
+        numbers = lambda values: ", ".join(f"{value:g}" for value in values)
+        divided = "" if set(self.std) == {1.0} else f", divided by ({numbers(self.std)})"
+        return f"pixels 0 to {255 / self.scale:g}, less ({numbers(self.mean)}){divided}"
+
 
 @dataclass(frozen=True)
 class FrameSpec(Spec):

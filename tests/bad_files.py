@@ -22,8 +22,9 @@ if __name__ == "__main__":
 from bad_weights import bad_weights, judge_weights
 from spoiling import places, refusal, with_changed_bytes, with_strange_value
 
-from datasets.annotation import SUBSETS, Sample, Samples, annotation_json, read_annotation, read_results
-from eval_accuracy import check_results, top_k_accuracy
+from datasets.annotation import SUBSETS, annotation_json, read_annotation, read_results
+from datasets.samples import Sample, Samples
+from report.accuracy import check_results, top_k_accuracy
 
 LABELS = ["Jump", "run", "Fence"]
 SAMPLES = {

@@ -11,13 +11,12 @@ from conftest import ROOT
 
 from datasets.annotation import (
     Annotation,
-    Sample,
-    Samples,
     annotation_json,
     read_annotation,
     read_results,
     read_run,
 )
+from datasets.samples import Sample, Samples
 from run.console import UserError
 
 LABELS = ["ApplyEyeMakeup", "Archery"]

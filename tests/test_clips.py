@@ -10,9 +10,10 @@ import pytest
 from conftest import ROOT, cut, make_frames, read_frame
 
 from datasets import resize
-from datasets.annotation import Sample, Samples, read_annotation
+from datasets.annotation import read_annotation
 from datasets.clips import TrainingClips, WindowClips
 from datasets.loader import ClipLoader
+from datasets.samples import Sample, Samples
 from datasets.spatial import box_crop, center_crop
 from datasets.stores import FrameReader, FrameStore, open_store
 from datasets.stores.jpg_folders import frame_name

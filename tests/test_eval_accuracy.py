@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from eval_accuracy import mcnemar_p
+from report.accuracy import mcnemar_p
 
 CLASSES = [f"class{i}" for i in range(6)]
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from datasets.annotation import Sample, Samples
+from datasets.samples import Sample, Samples
 from model.checkpoint import Metadata
 from model.training.plan import trained_on
 from prediction.checks import note_training_videos

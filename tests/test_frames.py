@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, make_frames, read_frame
 from PIL import Image
 
-from datasets.annotation import Sample, Samples
+from datasets.samples import Sample, Samples
 from datasets.stores import open_store
 from datasets.stores.jpg_folders import Reader, Store, frame_name
 from run.console import UserError

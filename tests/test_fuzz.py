@@ -2,10 +2,12 @@
 
 Draws are the same in every run. More files, with another seed: `python tests/bad_files.py --help`.
 """
+import io
 import json
 import math
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -17,7 +19,10 @@ pytest.importorskip("hypothesis")
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datasets.annotation import SUBSETS, Sample, Samples, annotation_json, read_annotation, read_results
+from datasets import plain_annotation
+from datasets.annotation import SUBSETS, annotation_json, read_annotation, read_results
+from datasets.plain_annotation import read_plain
+from datasets.samples import Sample, Samples, default_folder
 from datasets.spatial import (
     CORNER_SCALES,
     box_crop,
@@ -27,9 +32,9 @@ from datasets.spatial import (
     short_side_crop,
 )
 from datasets.temporal import center_window, even_windows, random_window, sliding_windows
-from eval_accuracy import top_k_accuracy
 from model import networks
 from model.weights import from_torch, load_weights, weights_of
+from report.accuracy import top_k_accuracy
 from run.console import UserError
 
 
@@ -275,3 +280,54 @@ def test_bad_files_are_refused_in_one_line_or_read_right(kind, n_files):
     assert outcomes["refused"] + outcomes["right"] == n_files
     assert outcomes["refused"] > 0.9 * n_files and outcomes["right"] > 0.01 * n_files
     assert not math.isnan(outcomes["peak_mb"]) and outcomes["peak_mb"] < 1500
+
+
+# The two ways to read an annotation -----------------------------------------------------------
+
+PRINTABLE = st.characters(min_codepoint=32, max_codepoint=126, exclude_characters='/\\"')
+NAMES = st.text(PRINTABLE, min_size=1, max_size=99).filter(lambda name: name.strip("."))
+SEGMENTS = st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)).map(lambda pair: (pair[0], sum(pair)))
+ENTRIES = st.dictionaries(
+    st.one_of(NAMES, st.tuples(NAMES, NAMES).map("/".join)),
+    st.tuples(st.sampled_from(SUBSETS), st.none() | NAMES, st.integers(-1, 9), SEGMENTS),
+    min_size=1,
+    max_size=5,
+)
+
+
+@drawn(300)
+@given(
+    st.lists(NAMES, min_size=1, max_size=4, unique=True), ENTRIES,
+    st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(b'0{}[]", :/.\\x-\n\xff'))),
+    st.booleans(),
+)  # fmt: skip
+def test_an_annotation_is_the_same_read_in_pieces_and_as_a_whole(class_names, entries, spoilt, is_spoilt):
+    subsets = {subset: Samples() for subset in SUBSETS}
+    for key, (subset, folder, index, segment) in entries.items():
+        index = index % len(class_names) if subset != "testing" or index >= 0 else -1
+        folder = folder or default_folder(key, None if index < 0 else class_names[index])
+        subsets[subset].append(key, folder, index, *segment)
+    text = bytearray(annotation_json(class_names, subsets).encode())
+    for place, byte in spoilt if is_spoilt else ():
+        text[place % len(text)] = byte
+    read = read_plain(io.BytesIO(text), SUBSETS)
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        file.write(b" " + text)  # the blank makes it json's
+        file.flush()
+        try:
+            expected = tuple(read_annotation(file.name))
+        except UserError:
+            expected = None
+    if read is not None or not is_spoilt:
+        assert read == expected
+
+
+def test_a_large_annotation_is_read_in_pieces(monkeypatch):
+    samples = Samples(Sample(f"v{i}", f"a b/v{i}", 0, 1, i + 2) for i in range(300))
+    text = annotation_json(["a b", "c"], {"training": samples, "validation": Samples(), "testing": Samples()})
+    for size in (40, 57, 1000, len(text) - 1, len(text), len(text) + 1):
+        monkeypatch.setattr(plain_annotation, "_PIECE", size)
+        read = read_plain(io.BytesIO(text.encode() + b"\n"), SUBSETS)
+        assert read[1]["training"] == samples and len(read[1]["testing"]) == 0
+        assert read_plain(io.BytesIO(text[:-1].encode()), SUBSETS) is None
+        assert read_plain(io.BytesIO(text.encode() + b" x"), SUBSETS) is None

@@ -188,7 +188,7 @@ def test_a_data_set_is_one_file(checkout, films):
 
 READ_CLIP = """
 import sys
-from datasets.annotation import Sample, Samples
+from datasets.samples import Sample, Samples
 from datasets.clips import TrainingClips
 from datasets.stores import open_store
 from run.spec import ClipSpec, Recipe

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from report_data import CLASSES, EVIL, PUBLISHED, Page, evaluator, write_scored_videos
 
+from report.accuracy import wilson_interval
 from report.curves import panels
-from report.page import wilson_interval
 from run.spec import ClipSpec, NetworkSpec, Protocol, Recipe
 
 

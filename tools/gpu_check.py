@@ -49,9 +49,10 @@ import numpy as np
 import paddle
 import simplejpeg
 
-from datasets.annotation import Samples, annotation_json
+from datasets.annotation import annotation_json
 from datasets.clips import TrainingClips
 from datasets.loader import ClipLoader
+from datasets.samples import Samples
 from datasets.stores import open_store
 from datasets.stores.jpg_folders import frame_name
 from model.gpu_check import Finding
