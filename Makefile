@@ -1,5 +1,6 @@
 # make reproduce                               a small run on generated videos, in minutes
 # make reproduce VIDEOS=UCF-101 WEIGHTS=r3d50_KM_200ep.pth     the real one, on a GPU
+#     SPLITS=1,2,3 SEEDS=1,2    one run for each split and seed, and their mean; the same command continues
 # make gpu-check                               what this GPU does and costs, before a run; five minutes
 # make weights/r3d50_KM_200ep.pdparams         convert weights/r3d50_KM_200ep.pth
 # make test                                    all tests; PADDLE=2.6.2 on that version
@@ -54,32 +55,61 @@ $(VENV)/ready-to-test: $(VENV)/ready
 		|| echo "the packages for ONNX do not install; its tests will skip"
 	touch $@
 
+# One run into results/, or one for each of SPLITS and SEEDS, into results/split1_seed1/, ...
+comma := ,
+listed = $(subst $(comma), ,$(1))
+MANY = $(strip $(SPLITS)$(SEEDS))
+folder = results/split$(1)_seed$(2)
+resumed = $(if $(wildcard $(1)/save_*.pdparams),--resume_path $(1))
+RUNS = $(foreach split,$(call listed,$(or $(SPLITS),1)),$(foreach seed,$(call listed,$(or $(SEEDS),1)),$(call $(1),$(split),$(seed))))
+
 ifdef VIDEOS
 reproduce: $(VENV)/ready $(CONVERT_VENV)/ready
 	$(if $(WEIGHTS),,$(error VIDEOS needs WEIGHTS too: the path of r3d50_KM_200ep.pth))
 	$(if $(HAS_GPU),$(RUN) tools/gpu_check.py --quick)
 	$(RUN) generate_video_jpgs.py "$(VIDEOS)" dataset/UCF-101-jpg ucf101
 	$(CONVERT) "$(WEIGHTS)" weights/r3d50_KM_200ep.pdparams
-	$(RUN) train.py $(if $(wildcard results/save_*.pdparams),--resume_path results)
-	$(RUN) test.py
-	$(RUN) eval_accuracy.py
+	$(stages_3_to_5)
 else
 NOTICE = "EMBEDDED RUN: generated videos of moving shapes and untrained weights, not UCF-101;" \
 	"see README.md for VIDEOS and WEIGHTS"
+ROOT = --root_path demo
+THREADS = --n_threads 2
+TRAINING = --ft_begin_module '' --n_epochs 20 --batch_size 8 \
+	--learning_rate 0.03 --lr_scheduler multistep --multistep_milestones 14 \
+	--sample_size 40 --train_crop_min_scale 0.6 --n_val_samples 2
+resumed =
 .PHONY: notice
 notice:
 	@echo $(NOTICE)
 reproduce: notice $(VENV)/ready
 	rm -rf demo
 	$(RUN) tests/moving_shapes.py demo/dataset/UCF-101 demo/weights/r3d50_KM_200ep.pth
-	$(RUN) generate_video_jpgs.py --root_path demo --size 60
-	$(RUN) convert_to_paddle.py --root_path demo
-	$(RUN) train.py --root_path demo --ft_begin_module '' --n_epochs 20 --batch_size 8 --n_threads 2 \
-		--learning_rate 0.03 --lr_scheduler multistep --multistep_milestones 14 \
-		--sample_size 40 --train_crop_min_scale 0.6 --n_val_samples 2
-	$(RUN) test.py --root_path demo --n_threads 2
-	$(RUN) eval_accuracy.py --root_path demo
+	$(RUN) generate_video_jpgs.py $(ROOT) --size 60
+	$(RUN) convert_to_paddle.py $(ROOT)
+	$(stages_3_to_5)
 	@echo $(NOTICE)
+endif
+
+ifeq ($(MANY),)
+define stages_3_to_5
+	$(RUN) train.py $(ROOT) $(or $(call resumed,results),$(TRAINING)) $(THREADS)
+	$(RUN) test.py $(ROOT) $(THREADS)
+	$(RUN) eval_accuracy.py $(ROOT)
+endef
+else
+# $(1): the split, $(2): the seed
+define one_run
+	$(RUN) train.py $(ROOT) --annotation_path dataset/ucf101_0$(1).json --result_path $(folder) $(THREADS) \
+		$(or $(call resumed,$(folder)),--manual_seed $(2) $(TRAINING))
+	$(RUN) test.py $(ROOT) --annotation_path dataset/ucf101_0$(1).json --result_path $(folder) $(THREADS) \
+		--resume_path $(folder)/best.pdparams
+	$(RUN) eval_accuracy.py $(ROOT) dataset/ucf101_0$(1).json $(folder)/val.json
+
+endef
+define stages_3_to_5
+	$(call RUNS,one_run)$(RUN) tools/summarise_runs.py $(ROOT) $(call RUNS,folder)
+endef
 endif
 
 gpu-check: $(VENV)/ready

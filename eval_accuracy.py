@@ -17,8 +17,8 @@ writes results/report.html: what was taken for what, the worst mistakes with the
 """
 from datasets.annotation import read_annotation, read_results, read_run
 from opts import eval_options
-from report.accuracy import check_results, class_name_of, comparison, top_k_accuracy
-from run.console import first_names, note, run_script, working
+from report.accuracy import check_results, class_name_of, comparison, note_missing, top_k_accuracy
+from run.console import note, run_script, working
 from run.files import atomic_write
 
 
@@ -47,16 +47,6 @@ def main(options):
         print(*comparison(ground_truth, results, other, options.k, *paths), sep="\n")
     if options.report:
         write_report(annotation, results, options)
-
-
-def note_missing(ground_truth, results, ignore):
-    """Note how many videos have no result, and what becomes of them."""
-    missing = [key for key in ground_truth if key not in results]
-    if missing:
-        note(
-            f"{len(missing)} of {len(ground_truth)} videos have no result and "
-            f"{'are left out' if ignore else 'count as wrong'}: {first_names(missing)}"
-        )
 
 
 def write_report(annotation, results, options):

@@ -262,3 +262,14 @@ def eval_options(argv=None):
     text = "another results file of the same videos: print what is gained and lost against it"
     parser.path("compare", None, text, metavar="RESULT_PATH")
     return parser.parse(argv)
+
+
+def summarise_options(argv=None):
+    """Parse the command line of `tools/summarise_runs.py`."""
+    parser = Parser(
+        "Print the accuracies of several runs, of other splits or seeds, and their mean. Needs no Paddle.",
+        "  python tools/summarise_runs.py results/split1_seed1 results/split2_seed1",
+    )
+    text = "folders that test.py wrote val.json to"
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
+    return parser.parse(argv)

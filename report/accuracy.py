@@ -2,7 +2,7 @@
 import collections
 import math
 
-from run.console import UserError, first_names
+from run.console import UserError, first_names, note
 
 
 def class_name_of(annotation, subset, path):
@@ -46,6 +46,16 @@ def check_results(results, annotation, subset, k, path):
                 f"{path}: video {key} has {len(pairs)} labels, top-{k} needs {n_wanted}; "
                 f"run test.py with --output_topk {k}"
             )
+
+
+def note_missing(ground_truth, results, ignore):
+    """Note how many videos have no result, and what becomes of them."""
+    missing = [key for key in ground_truth if key not in results]
+    if missing:
+        note(
+            f"{len(missing)} of {len(ground_truth)} videos have no result and "
+            f"{'are left out' if ignore else 'count as wrong'}: {first_names(missing)}"
+        )
 
 
 def top_k_accuracy(ground_truth, results, k, ignore=False):

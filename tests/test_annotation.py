@@ -277,3 +277,13 @@ def test_a_run_of_any_version_is_read(tmp_path, version):
     ):
         run, why_not = read(**changes)
         assert run is None and why_not.startswith(f"{tmp_path / 'val_run.json'}: {message}")
+
+
+def test_a_network_with_its_own_order_of_classes_is_tested_by_names():
+    annotation = Annotation(LABELS, SUBSETS)
+    turned = annotation.in_order(LABELS[::-1])
+    assert turned.class_names == LABELS[::-1] and annotation.class_names == LABELS
+    assert [s.class_index for s in turned.subsets["training"]] == [0, 0, 1]
+    assert [s.class_index for s in turned.subsets["testing"]] == [-1, -1]
+    assert list(turned.subsets["training"].keys) == list(SUBSETS["training"].keys)
+    assert annotation.in_order(["Archery", "Run"]) == annotation  # other classes: refused later, by name

@@ -27,6 +27,7 @@ SCRIPTS = {
     "eval_accuracy.py": opts.eval_options,
     "tools/predict.py": lambda argv: opts.predict_options(["a.mp4", *argv]),
     "tools/export_model.py": lambda argv: opts.export_options(["--to", "torch", *argv]),
+    "tools/summarise_runs.py": lambda argv: opts.summarise_options(["results", *argv]),
 }
 # Runs a script's main with options that note which of them are read.
 RECORD = """

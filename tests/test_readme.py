@@ -28,7 +28,12 @@ PATHS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(PATHS)}
 READMES = ("README.md", "README_zh.md")
 # As they are called, with no argument added to make them parse.
-PARSERS = {**SCRIPTS, "tools/predict.py": opts.predict_options, "tools/export_model.py": opts.export_options}
+PARSERS = {
+    **SCRIPTS,
+    "tools/predict.py": opts.predict_options,
+    "tools/export_model.py": opts.export_options,
+    "tools/summarise_runs.py": opts.summarise_options,
+}
 MOVED = {"--video"}  # options that end with a line which names the new command
 
 
