@@ -78,7 +78,7 @@ def test_every_command_parses(name):
     commands = commands_of(DOCUMENTS[name])
     assert len(commands) >= (16 if name in READMES else 0)
     for script, arguments in map(script_of, commands):
-        if script in PARSERS:
+        if script in PARSERS and not {"--list", "--recipes"}.intersection(arguments):  # these print and end
             PARSERS[script](arguments)
         else:
             assert (ROOT / script).exists(), script
