@@ -17,9 +17,18 @@ writes results/report.html: what was taken for what, the worst mistakes with the
 """
 from datasets.annotation import read_annotation, read_results, read_run
 from opts import eval_options
-from report.accuracy import check_results, class_name_of, comparison, note_missing, top_k_accuracy
+from report.accuracy import (
+    check_results,
+    class_name_of,
+    comparison,
+    is_right,
+    note_missing,
+    top_k_accuracy,
+)
+from run.accuracy import mean_class_accuracy
 from run.console import note, run_script, working
 from run.files import atomic_write
+from run.spec import Protocol
 
 
 def main(options):
@@ -38,8 +47,17 @@ def main(options):
     accuracy = top_k_accuracy(ground_truth, results, options.k, options.ignore)
     print(f"top-{options.k} accuracy: {accuracy}")
 
+    of_classes = mean_class_accuracy(
+        (name, is_right(ground_truth, results, key, options.k))
+        for key, name in ground_truth.items()
+        if not options.ignore or key in results
+    )
+    if options.mean_class:
+        print(f"mean class accuracy: {of_classes}")
     if options.save:
-        atomic_write(options.result_path.with_name(f"top{options.k}.txt"), f"{accuracy}\n")
+        for name, value in ((f"top{options.k}", accuracy), (f"top{options.k}_mean_class", of_classes)):
+            atomic_write(options.result_path.with_name(f"{name}.txt"), f"{value}\n")
+    note_views(options.result_path, results)
     if options.compare:
         other = read_results(options.compare)
         check_results(other, annotation, options.subset, options.k, options.compare)
@@ -47,6 +65,14 @@ def main(options):
         print(*comparison(ground_truth, results, other, options.k, *paths), sep="\n")
     if options.report:
         write_report(annotation, results, options)
+
+
+def note_views(path, results):
+    """Note how many views a video was scored by, if that is not the reference's way."""
+    run, _ = read_run(path, results)
+    views = Protocol.from_json((run or {}).get("protocol", {}), path).views
+    if views:
+        note(f"{path}: scored by {views} a video")
 
 
 def write_report(annotation, results, options):

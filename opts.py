@@ -254,7 +254,8 @@ def eval_options(argv=None):
     parser.option("subset", "validation", subsets)
     for name, text in (
         ("ignore", "leave videos without a result out of the count, instead of counting them as wrong"),
-        ("save", "also write the accuracy to top<k>.txt beside the results"),
+        ("mean_class", "also print the mean of the classes' accuracies: each class counts alike"),
+        ("save", "also write top<k>.txt and top<k>_mean_class.txt beside the results"),
         ("report", "also write the page report.html beside the results"),
     ):
         parser.option(name, False, Kind(bool, help=text))

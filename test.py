@@ -4,7 +4,7 @@
 
 reads results/best.pdparams and writes results/val.json with the five best labels of each validation
 video, and results/val_run.json, which says how they were made and how many of each video's clips are
-right. It prints clip accuracy and video accuracy side by side. The checkpoint decides network, clip spec
+right. It prints clip, video and mean class accuracy. The checkpoint decides network, clip spec
 and class names. Run again after a kill, it continues after the last finished video.
 On several GPUs: `python -m paddle.distributed.launch --gpus 0,1,2,3 test.py`.
 
@@ -63,9 +63,8 @@ def main(options):
         note_other_decoding(options.resume_path, metadata, protocol.fast_decode)
         if not options.features:
             note_training_videos(options.resume_path, metadata, samples)
-        windows = "sliding", protocol.inference_stride
         clips = WindowClips(
-            store, samples, metadata.clip, windows, protocol.inference_crop, protocol.fast_decode
+            store, samples, metadata.clip, protocol.windows, protocol.inference_crop, protocol.fast_decode
         )
         conditions = Conditions(
             checkpoint=zlib.crc32(options.resume_path.read_bytes()),
@@ -107,11 +106,13 @@ def save_scores(net, metadata, clips, class_names, conditions, options, ranks):
         if ranks.is_first:
             run = {**description(metadata, options), "clips_per_second": clips_per_second(rounds)}
             accuracy = write_results(path, journal, clips, run)
-            print(f"{path}: {len(clips.samples)} videos, {len(clips)} clips")
+            views = f", {protocol.views} a video" if protocol.views else ""
+            print(f"{path}: {len(clips.samples)} videos, {len(clips)} clips{views}")
             if accuracy.of_clips is None:
                 print("no accuracy: the annotation does not give every video's class")
             else:
                 print(f"clip accuracy {accuracy.of_clips:.4f}, video accuracy {accuracy.of_videos:.4f}")
+                print(f"mean class accuracy {accuracy.of_classes:.4f}")
 
 
 def description(metadata, options):

@@ -10,8 +10,15 @@ import zlib
 import numpy as np
 
 from datasets.resize import bilinear
-from datasets.spatial import box_crop, center_crop, corner_box, random_resized_box, short_side_crop
-from datasets.temporal import center_window, even_windows, random_window, sliding_windows
+from datasets.spatial import (
+    box_crop,
+    center_crop,
+    corner_box,
+    random_resized_box,
+    short_side_crop,
+    three_crops,
+)
+from datasets.temporal import center_window, even_windows, random_window, sliding_windows, spread_windows
 from run.console import UserError
 
 
@@ -124,14 +131,14 @@ class TrainingClips(_Clips):
 class WindowClips(_Clips):
     """Fixed windows of every sample, in order; `clips[i]` is the i-th window of all. Keys are positions.
 
-    `windows` is either `("even", n_val_samples)` or `("sliding", inference_stride)`;
-    `crop` is "center" or "nocrop".
+    `windows` is `("even", n_val_samples)`, `("sliding", inference_stride)` or `("spread", n_clips)`; `crop`
+    is "center", "nocrop" or "three", which gives three clips for each window.
     """
 
     def __init__(self, store, samples, clip, windows, crop="center", fast_decode=False):
         super().__init__(store, samples, clip, fast_decode)
         kind, number = windows
-        cut = {"even": even_windows, "sliding": sliding_windows}[kind]
+        cut = {"even": even_windows, "sliding": sliding_windows, "spread": spread_windows}[kind]
         self.crop = crop
         cuts = [
             np.array(cut(self._frame_numbers(index), clip.sample_duration, number), np.int32)
@@ -140,6 +147,8 @@ class WindowClips(_Clips):
         # Arrays, since UCF-101 has 45,307 windows in a test set: each one's video, and its frame numbers.
         self.video_of = np.repeat(np.arange(len(cuts)), [len(windows) for windows in cuts])
         self.windows = np.concatenate(cuts)
+        if crop == "three":
+            self.video_of, self.windows = self.video_of.repeat(3), self.windows.repeat(3, axis=0)
 
     def __len__(self):
         return len(self.windows)
@@ -150,29 +159,33 @@ class WindowClips(_Clips):
 
     def shape_of(self, position):
         """Return the shape of a clip; that of an uncropped one follows from its first frame."""
-        if self.crop == "center":
+        if self.crop != "nocrop":
             return super().shape_of(position)
         with self.store.reader(self.samples.folders[self.index_of(position)]) as reader:
             height, width = reader.size(int(self.windows[position][0]))
-        return self.clip.sample_duration, *self._plan_crop(width, height).shape, self.clip.n_channels
+        return self.clip.sample_duration, *self._plan_crop(0, width, height).shape, self.clip.n_channels
 
     def request(self, position):
         """Return all that reading a clip takes beside the settings."""
-        return self.samples.folders[self.index_of(position)], self.windows[position].tolist()
+        request = self.samples.folders[self.index_of(position)], self.windows[position].tolist()
+        return (*request, position % 3) if self.crop == "three" else request
 
     def read(self, request, out):
         """Read the clip of a request into `out [T, H, W, 3] uint8`."""
-        folder, window = request
+        folder, window, *place = request
         with self.store.reader(folder) as reader:
             height, width = self._open(reader, folder, window)
-            crop = self._plan_crop(width, height)
+            crop = self._plan_crop(*(place or [0]), width, height)
             if crop.shape != out.shape[1:3]:
                 raise self._of_two_sizes(folder, window)  # its frames, or those of the batch's first clip
             self._decode(reader, window, (height, width), crop, False, out)
 
-    def _plan_crop(self, width, height):
-        place = center_crop if self.crop == "center" else short_side_crop
-        return place(width, height, self.clip.sample_size)
+    def _plan_crop(self, place, width, height):
+        """Return the crop of frames; of three, that of `place`, 0 to 2."""
+        if self.crop == "three":
+            return three_crops(width, height, self.clip.sample_size)[place]
+        plan = center_crop if self.crop == "center" else short_side_crop
+        return plan(width, height, self.clip.sample_size)
 
     def batches(self, batch_size):
         """Return the positions of every batch, windows of several samples together.
@@ -180,7 +193,7 @@ class WindowClips(_Clips):
         Uncropped clips of two videos may differ in size, so there a batch is of one sample.
         """
         positions = range(len(self.windows))
-        if self.crop == "center":
+        if self.crop != "nocrop":
             return _chunks(positions, batch_size)
         by_sample = {}
         for position in positions:

@@ -74,6 +74,21 @@ def short_side_crop(width, height, size):
     return Crop((0, 0, width, height), target, (0, 0), target[::-1])
 
 
+def three_offsets(width, height, size):
+    """Return where `size` x `size` lies in a frame of which that is the short side, `(x, y)`: both ends, centre.
+
+    The centre is that of `center_crop`.
+    """
+    return [(x, y) for x, y in zip(*([0, round((side - size) / 2), side - size] for side in (width, height)))]
+
+
+def three_crops(width, height, size):
+    """Return the three crops along the long side: its begin, its centre and its end."""
+    whole = short_side_crop(width, height, size)
+    offsets = three_offsets(*whole.size, size)
+    return [whole._replace(window=offset, shape=(size, size)) for offset in offsets]
+
+
 def center_crop(width, height, size):
     """Return the crop that resizes the short side to `size` and then cuts the central square.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prediction.labels import top_labels
+from run.accuracy import mean_class_accuracy
 from run.console import UserError, note
 from run.files import Journal, atomic_write
 from run.spec import ClipSpec, FrameSpec, NetworkSpec, Protocol, differences
@@ -107,19 +108,24 @@ def journal_entry(sample, scores, windows, class_names, protocol):
 
 
 class Accuracy(NamedTuple):
-    """The part of the clips and of the videos that are right; None if not every video has a class."""
+    """The part of the clips and of the videos that are right, and the mean of the classes' parts.
+
+    None if not every video has a class.
+    """
 
     of_clips: float
     of_videos: float
+    of_classes: float
 
 
-def accuracy_of(journal, n_clips):
-    """Return the `Accuracy` of a journal's videos, which have `n_clips` clips together."""
+def accuracy_of(journal, n_clips, classes):
+    """Return the `Accuracy` of a journal's videos, of `classes`, which have `n_clips` clips together."""
     done = journal.entries[1:]
     if any(entry["is_correct"] is None for entry in done):
-        return Accuracy(None, None)
+        return Accuracy(None, None, None)
     n_right_clips, n_right = (sum(e[name] for e in done) for name in ("n_correct_clips", "is_correct"))
-    return Accuracy(n_right_clips / n_clips, n_right / len(done))
+    of_classes = mean_class_accuracy((c, entry["is_correct"]) for c, entry in zip(classes, done))
+    return Accuracy(n_right_clips / n_clips, n_right / len(done), of_classes)
 
 
 def write_results(path, journal, clips, run):
@@ -132,7 +138,8 @@ def write_results(path, journal, clips, run):
         raise UserError(f"{journal.path}: does not hold every video once; delete it and run again")
     results = json.dumps({"results": {entry["video"]: entry["result"] for entry in done}})
     n_clips = np.bincount(clips.video_of).tolist()
-    accuracy = accuracy_of(journal, len(clips))
+    classes = [clips.samples[i].class_index for i in range(len(done))]
+    accuracy = accuracy_of(journal, len(clips), classes)
     content = {
         "version": RUN_VERSION,
         **run,

@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.pixels import rgb_frame
 from datasets.resize import bilinear
-from datasets.spatial import center_crop, short_side_crop
+from datasets.spatial import center_crop, short_side_crop, three_offsets
 from datasets.temporal import streamed_windows
 from datasets.video import open_video
 from datasets.workers import Worker, WorkerDied, interrupts_held, kill_all
@@ -33,7 +33,7 @@ class VideoClips:
     """
 
     def __init__(self, path, clip, inference_stride, crop="center", fps=None):
-        """`clip` is a ClipSpec; `crop` is "center" or "nocrop"."""
+        """`clip` is a ClipSpec; `crop` is "center", "nocrop" or "three": three clips for each window."""
         if clip.modality != "rgb":
             raise UserError(f"{path}: the network takes clips of {clip.modality}, a video file gives rgb")
         self.path = path
@@ -77,7 +77,12 @@ class VideoClips:
         windows = streamed_windows(self._frames(), self.clip.sample_duration, self.inference_stride)
         for pairs in windows:
             window, frames = zip(*pairs)
-            yield list(window), np.stack(frames)
+            clip_thwc, size = np.stack(frames), self.clip.sample_size
+            if self.crop != "three":
+                yield list(window), clip_thwc
+                continue
+            for x, y in three_offsets(clip_thwc.shape[2], clip_thwc.shape[1], size):
+                yield list(window), clip_thwc[:, y : y + size, x : x + size]
 
     def scored(self, score, batch_size):
         """Yield `(window, values)` for each clip, `values` its row of `score(clips [N, T, H, W, 3] uint8)`.

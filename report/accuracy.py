@@ -2,6 +2,7 @@
 import collections
 import math
 
+from run.accuracy import mean_class_accuracy
 from run.console import UserError, first_names, note
 
 
@@ -88,6 +89,11 @@ def comparison(ground_truth, results, other, k, path, other_path):
     yield f"against {other_path}, {len(results)} videos, top-{k}:"
     for what, keys in (("gained", gained), ("lost", lost)):
         yield f"{what}: {len(keys)}" + (f" ({first_names(keys)})" if keys else "")
+    means = [
+        mean_class_accuracy((ground_truth[key], is_right(ground_truth, of, key, k)) for key in results)
+        for of in (other, results)
+    ]
+    yield "mean class accuracy: {:.4f}, was {:.4f}".format(*means[::-1])
     yield f"McNemar's exact p, two-sided: {mcnemar_p(len(gained), len(lost)):.4g}"
 
     n_of = collections.Counter(ground_truth[key] for key in results)

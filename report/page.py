@@ -14,6 +14,7 @@ from report.accuracy import wilson_interval
 from report.mistakes import mistakes
 from report.packages import missing_package
 from report.provenance import how_tested, how_trained
+from run.accuracy import mean_class_accuracy
 from run.console import UserError
 from run.spec import Published
 
@@ -99,7 +100,7 @@ def words(name):
 
 
 def accuracy(class_names, videos, run, why_not):
-    """Return top-1, its interval, top-5 and the clip accuracy, each with its counts.
+    """Return top-1, its interval, the mean of the classes, top-5 and the clip accuracy, each with its counts.
 
     `value` is None if it is not known, with the reason in `text`.
     """
@@ -116,9 +117,11 @@ def accuracy(class_names, videos, run, why_not):
     if run is not None:
         n_right, n_clips = (sum(pair[i] for pair in run["videos"].values()) for i in (0, 1))
         clips = {"value": n_right / n_clips, "text": f"{n_right:,} of {n_clips:,} clips"}
+    of_classes = mean_class_accuracy((v.class_name, v.taken_for == v.class_name) for v in videos)
     first = {"value": n_first / n, "text": f"{n_first:,} of {n:,} videos"}
     tiles = [
         {"name": "Video accuracy (top-1)", **first},
+        {"name": "Mean class accuracy", "value": of_classes, "text": "each class counts alike"},
         {"name": "Top-5", **five},
         {"name": "Clip accuracy", **clips},
     ]

@@ -286,8 +286,16 @@ class Protocol(Spec):
     inference_stride: int = field(16, "frames between the starts of two clips", low=1, group="inference")
     inference_crop: str = field(
         "center",
-        "center: the central square; nocrop: the whole frame, its short side at the clip size",
-        choices=("center", "nocrop"),
+        "center: the central square; nocrop: the whole frame, its short side at the clip size; three: three "
+        "squares along the long side",
+        choices=("center", "nocrop", "three"),
+        group="inference",
+    )
+    n_clips: int = field(
+        0,
+        "evenly spaced clips a video, 0 for one every inference_stride frames; with --inference_crop three, "
+        "10 are the 10 x 3 views of many papers; a short video may have fewer",
+        low=0,
         group="inference",
     )
     inference_no_average: bool = field(
@@ -296,6 +304,23 @@ class Protocol(Spec):
     output_topk: int = field(5, "labels written for each video", low=1, group="inference")
     inference_batch_size: int = field(32, "clips in a batch, of several videos", low=1, group="inference")
     fast_decode: bool = _fast_decode()
+
+    def __post_init__(self):
+        if self.inference_no_average and self.inference_crop == "three":
+            raise UserError("--inference_no_average has a result a window: no --inference_crop three with it")
+
+    @property
+    def windows(self):
+        """The windows of a video, as `WindowClips` takes them."""
+        return ("spread", self.n_clips) if self.n_clips else ("sliding", self.inference_stride)
+
+    @property
+    def views(self):
+        """The views in words, "10 x 3 views"; "" for the reference's, a central clip every few frames."""
+        n_crops = 3 if self.inference_crop == "three" else 1
+        if not self.n_clips and n_crops == 1:
+            return ""
+        return f"{self.n_clips or f'every {self.inference_stride} frames'} x {n_crops} views"
 
 
 @dataclass(frozen=True)

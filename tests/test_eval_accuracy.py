@@ -124,6 +124,20 @@ def test_the_accuracy_is_saved_beside_the_results(scored):
     assert float((scored.path / "top5.txt").read_text()) == accuracy
 
 
+def test_the_mean_class_accuracy_counts_a_rare_class_as_much_as_a_frequent_one(scored):
+    for i, name in enumerate(scored.truth):  # 36 of the first class, 4 of the second, of which 1 is right
+        scored.truth[name] = CLASSES[i % 10 == 0]
+        scored.database[name]["annotations"]["label"] = scored.truth[name]
+        put_first(scored, scored.results, name, CLASSES[i == 0])
+    code, out, err = scored.run("--mean_class", "--save")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[5:] == [f"top-1 accuracy: {37 / 40}", f"mean class accuracy: {(1 + 1 / 4) / 2}"]
+    assert float((scored.path / "top1_mean_class.txt").read_text()) == 0.625
+    del scored.results["v_0"]  # counts as wrong, or not at all
+    assert "mean class accuracy: 0.5\n" in scored.run("--mean_class")[1]
+    assert "mean class accuracy: 0.5\n" in scored.run("--mean_class", "--ignore")[1]
+
+
 @pytest.mark.parametrize("n_labelled", [0, 2])
 def test_no_accuracy_of_videos_without_a_label(scored, n_labelled):
     scored.results = {}
@@ -234,13 +248,17 @@ def test_a_comparison_says_what_is_gained_and_lost(scored):
     )
     in_order = [name for name in truth if name in gained]
     assert lines[7:9] == [f"gained: 5 ({', '.join(in_order[:3])}, ...)", f"lost: 1 ({lost[0]})"]
-    assert lines[9] == "McNemar's exact p, two-sided: 0.2188"  # 2 (1 + 6) / 2^6
-    assert lines[10:] == [
+    parts = [(len(of[c]) - n) / len(of[c]) for c, n in (("class0", 4), ("class2", 1))]
+    now, was = (5 + (len(of["class1"]) - 1) / len(of["class1"])) / 6, (sum(parts) + 4) / 6
+    assert lines[9] == f"mean class accuracy: {now:.4f}, was {was:.4f}"
+    assert lines[10] == "McNemar's exact p, two-sided: 0.2188"  # 2 (1 + 6) / 2^6
+    assert lines[11:] == [
         f"class0: +4 of {len(of['class0'])} videos",
         f"class1: -1 of {len(of['class1'])} videos",
         f"class2: +1 of {len(of['class2'])} videos",
     ]
-    assert "gained: 0\nlost: 0\nMcNemar's exact p, two-sided: 1\n" in against(scored, lambda e: None)[1]
+    same = against(scored, lambda e: None)[1]
+    assert "gained: 0\nlost: 0\nmean class" in same and "McNemar's exact p, two-sided: 1\n" in same
 
 
 def test_results_of_other_videos_are_not_compared(scored):

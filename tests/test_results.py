@@ -177,7 +177,7 @@ def written(tmp_path, clips):
 
 def test_the_accuracy_is_that_of_the_clips_and_of_the_videos(tmp_path):
     accuracy, results, run = written(tmp_path, Clips())
-    assert accuracy == (2 / 5, 1 / 3) and list(results["results"]) == ["a", "b", "c"]
+    assert accuracy == (2 / 5, 1 / 3, 1 / 2) and list(results["results"]) == ["a", "b", "c"]
     assert run["version"] == 2 and run["clip_accuracy"] == 2 / 5 and run["n_clips"] == 5
     assert run["videos"] == {"a": [2, 2], "b": [0, 1], "c": [0, 2]} and run["checkpoint"] == "best.pdparams"
 
@@ -185,7 +185,7 @@ def test_the_accuracy_is_that_of_the_clips_and_of_the_videos(tmp_path):
 def test_a_subset_without_classes_has_results_and_no_accuracy(tmp_path):
     labelled = written(tmp_path, Clips())[1]
     accuracy, results, run = written(tmp_path, Clips((-1, -1, -1)))
-    assert accuracy == (None, None) and results == labelled
+    assert accuracy == (None, None, None) and results == labelled
     assert run["clip_accuracy"] is None and run["videos"]["a"] == [None, 2]
     path = tmp_path / "val.json"
     run, why_not = read_run(path, read_results(path))
