@@ -75,7 +75,7 @@ def short_side_crop(width, height, size):
 
 
 def three_offsets(width, height, size):
-    """Return where `size` x `size` lies in a frame of which that is the short side, `(x, y)`: both ends, centre.
+    """Return where three squares lie in a frame of the short side `size`, `(x, y)`: begin, centre, end.
 
     The centre is that of `center_crop`.
     """

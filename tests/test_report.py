@@ -47,8 +47,8 @@ def test_the_page_says_what_an_independent_count_says(scored, evaluate, tmp_path
     assert f"{100 * n_right / 40:.1f} %{n_right} of 40 videos" in text
     assert "100.0 %40 of 40 videos; of 5 classes it misses none" in text
     assert "30.0 %60 of 200 clips" in text
-    of_class = {name: [pairs[0][0] == own for own, pairs in scored.values() if own == name] for name in CLASSES[:4]}
-    mean = sum(sum(right) / len(right) for right in of_class.values()) / 4
+    right = {name: [pairs[0][0] == own for own, pairs in scored.values() if own == name] for name in CLASSES}
+    mean = sum(sum(right[name]) / len(right[name]) for name in CLASSES[:4]) / 4
     assert f"Mean class accuracy{100 * mean:.1f} %" in text
     low, high = wilson_interval(n_right, 40)
     assert f"{100 * low:.1f} % to {100 * high:.1f} %" in text
