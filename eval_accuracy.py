@@ -12,7 +12,8 @@ prints, on UCF-101 split 1,
     calculate top-1 accuracy
     top-1 accuracy: ...
 
-and with `--compare` what is gained and lost against other results of the same videos. `--report`
+and with `--compare` what is gained and lost against other results of the same videos. `--fuse` takes the mean
+of both scores, as of a network of RGB and one of flow. `--report`
 writes results/report.html: what was taken for what, the worst mistakes with their frames, the run.
 """
 from datasets.annotation import read_annotation, read_results, read_run
@@ -25,6 +26,7 @@ from report.accuracy import (
     note_missing,
     top_k_accuracy,
 )
+from report.fusion import fusion
 from run.accuracy import mean_class_accuracy
 from run.console import note, run_script, working
 from run.files import atomic_write
@@ -63,6 +65,16 @@ def main(options):
         check_results(other, annotation, options.subset, options.k, options.compare)
         paths = options.result_path, options.compare
         print(*comparison(ground_truth, results, other, options.k, *paths), sep="\n")
+    if options.fuse:
+        other = read_results(options.fuse)
+        check_results(other, annotation, options.subset, options.k, options.fuse)
+        paths = options.result_path, options.fuse
+        print(
+            *fusion(
+                ground_truth, results, other, annotation.class_names, options.k, paths, options.ignore
+            ),
+            sep="\n",
+        )
     if options.report:
         write_report(annotation, results, options)
 

@@ -6,7 +6,7 @@ writes dataset/UCF-101-jpg/<Class>/<video>/image_00001.jpg, ... and dataset/ucf1
 and prints the number of videos, classes and frames and the size of each split. For HMDB-51 the files are
 called hmdb51_01.json, ...; for a folder of your own there is one, of the name of the frames' folder. A
 second run decodes what is missing. `--check` reads all frames of a finished folder, `--repair` decodes
-again what is damaged.
+again what is damaged. `--flow` writes optical flow instead of pixels, as `datasets/flow.py` says.
 """
 import contextlib
 import os
@@ -26,6 +26,7 @@ from datasets.extraction import (
     require_frames_folder,
     sample_size,
 )
+from datasets.flow import require_opencv
 from datasets.samples import Samples
 from datasets.sources import load_source, samples_of
 from datasets.workers import TaskFailed, in_processes
@@ -39,6 +40,8 @@ def main(options):
         check(source, options)
         return
     require_apart(options.dst_path, options.dir_path)
+    if options.frame_spec.modality == "flow":
+        require_opencv()
     if options.repair:
         repair(source, options)
     else:

@@ -48,6 +48,7 @@ def generate_options(argv=None):
     parser.option("store", FrameSpec().store, stores, is_given=True)
     time_limit(parser, "seconds that one video may take")
     for name, text in (
+        ("flow", "write optical flow instead of pixels; needs OpenCV"),
         ("allow_partial", "keep what decodes of a video that breaks off, instead of refusing it"),
         ("check", "read all frames of dst_path and report what is damaged; needs no videos"),
         ("repair", "check, and decode what is damaged again"),
@@ -60,7 +61,8 @@ def generate_options(argv=None):
         if getattr(options, name, None) is not None and name not in own:
             parser.error(f"--{name} is for the data set {' or '.join(users)}, not for {options.dataset}")
     options.source_options = {name: getattr(options, name, default) for name, (default, _) in own.items()}
-    options.frame_spec = FrameSpec.of(take_given(options, FrameSpec.kinds()))
+    modality = {"modality": "flow"} if vars(options).pop("flow") else {}
+    options.frame_spec = FrameSpec.of({**take_given(options, FrameSpec.kinds()), **modality})
     return options
 
 
@@ -241,7 +243,8 @@ def eval_options(argv=None):
         "Paddle.",
         "  python eval_accuracy.py dataset/ucf101_01.json results/val.json -k 1 --subset validation\n"
         "  python eval_accuracy.py --report\n"
-        "  python eval_accuracy.py --compare earlier/val.json",
+        "  python eval_accuracy.py --compare earlier/val.json\n"
+        "  python eval_accuracy.py --fuse flow/val.json",
     )
     for name, default, text in (
         ("ground_truth_path", "dataset/ucf101_01.json", "annotation file"),
@@ -262,6 +265,8 @@ def eval_options(argv=None):
     parser.path("video_path", "dataset/UCF-101-jpg", "folder of frames, for the pictures in the report")
     text = "another results file of the same videos: print what is gained and lost against it"
     parser.path("compare", None, text, metavar="RESULT_PATH")
+    text = "another results file of the same videos: also print the accuracy of the mean of both scores"
+    parser.path("fuse", None, text, metavar="RESULT_PATH")
     return parser.parse(argv)
 
 

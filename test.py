@@ -35,7 +35,13 @@ from model.checkpoint import load_network
 from model.device import explained, prepare_device
 from model.inference import amp_of, scorer
 from model.training.distributed import Ranks
-from prediction.checks import check_classes, note_other_decoding, note_training_videos, note_unknown_order
+from prediction.checks import (
+    check_classes,
+    check_modality,
+    note_other_decoding,
+    note_training_videos,
+    note_unknown_order,
+)
 from prediction.features import features_bytes, write_features
 from prediction.results import Conditions, n_done, open_journal, write_results
 from prediction.subset import clips_per_second, evaluate_clips, open_batches, score_videos
@@ -58,6 +64,7 @@ def main(options):
             net, metadata = load_network(options.resume_path)
         annotation = annotation.in_order(metadata.class_names or annotation.class_names)
         samples = annotation.subsets[subset]
+        check_modality(options.resume_path, metadata, store)
         check_classes(options.resume_path, metadata, annotation.class_names)
         note_unknown_order(options.resume_path, metadata)
         note_other_decoding(options.resume_path, metadata, protocol.fast_decode)

@@ -45,6 +45,7 @@ from model.training.run import TrainingRun
 from model.training.run_folder import RunFolder, newest_checkpoint, remedy, require_finite
 from model.training.trainer import NotFinite, Trainer
 from model.weights import count_parameters, weights_of
+from prediction.checks import check_modality
 from report.curves import Curves, require_visualdl
 from run.files import Journal
 
@@ -234,12 +235,13 @@ def open_run(options, annotation, store, ranks, held):
     checkpoint = checkpoint_path and load_checkpoint(checkpoint_path)
     with working("loading the network", ranks.is_first):
         if checkpoint is None:
-            frame_rates = store.frame_rates(training)
+            of_frames = store.frame_rates(training), store.modality
             net, metadata = new_run(
-                options.given, options.pretrain_path, annotation.class_names, len(training), frame_rates
+                options.given, options.pretrain_path, annotation.class_names, len(training), *of_frames
             )
         else:
             net, metadata = resumed_run(options.given, checkpoint_path, checkpoint.metadata)
+            check_modality(checkpoint_path, metadata, store)
             require_same_data(options, checkpoint_path, checkpoint.metadata, annotation, checksum)
     metadata = trained_on(metadata, training)
     require_amp(metadata.recipe.amp)

@@ -1,14 +1,15 @@
 """Clips for training, validation and test: which frames they show, how these are cropped, how they are read.
 
-Clips are `[T, H, W, 3] uint8 RGB`, a quarter of what float32 would send from the readers. Normalisation
-happens on the device (`model.device.normalise`). A clip has a key and is read in two calls: `request(key)`
-is all that a reader needs to know, so that no reader touches the index of samples; `read(request, out)`
-opens the window, plans the crop, and decodes and resizes the frames.
+Clips are `[T, H, W, 3] uint8 RGB`, or `[T, H, W, 2]` of flow, a quarter of what float32 would send from the
+readers. Normalisation happens on the device (`model.device.normalise`). A clip has a key and is read in two
+calls: `request(key)` is all that a reader needs to know, so that no reader touches the index of samples;
+`read(request, out)` opens the window, plans the crop, and decodes and resizes the frames.
 """
 import zlib
 
 import numpy as np
 
+from datasets.flow import flow_in, flow_resize, flow_size
 from datasets.resize import bilinear
 from datasets.spatial import (
     box_crop,
@@ -47,27 +48,37 @@ class _Clips:
 
     def _open(self, reader, folder, window):
         """Return height and width of a window's frames. Raises UserError unless all have the same."""
-        sizes = {reader.size(number) for number in window}
+        sizes = {self._size(reader, number) for number in window}
         if len(sizes) > 1:
             raise self._of_two_sizes(folder, window)
         return sizes.pop()
+
+    def _size(self, reader, number):
+        size = reader.size(number)
+        return flow_size(size) if self.clip.modality == "flow" else size
 
     def _of_two_sizes(self, folder, window):
         place = self.store.place(folder)
         return UserError(f"{place}: frames {window[0]} to {window[-1]} are not all of one size")
 
     def _decode(self, reader, window, size, crop, is_mirrored, out):
-        """Write the frames of a window, cropped, to `out [T, H, W, 3]`."""
+        """Write the frames of a window, cropped, to `out [T, H, W, C]`."""
         height, width = size
         n = crop.reduction() if self.fast_decode else 1
-        resize = bilinear(*crop.of_reduced(n, width, height), is_mirrored)
+        crop = crop.of_reduced(n, width, height)
+        if self.clip.modality == "flow":
+            decode = lambda number: flow_in(reader.decode(number, "GRAY", n), size, n)
+            resize = flow_resize(bilinear(*crop), is_mirrored)
+        else:
+            decode = lambda number: reader.decode(number, "RGBX", n)
+            resize = bilinear(*crop, is_mirrored)
         first_at = {}
         for i, number in enumerate(window):
             if number in first_at:  # looped
                 out[i] = out[first_at[number]]
             else:
                 first_at[number] = i
-                resize(reader.decode(number, "RGBX", n), out[i])
+                resize(decode(number), out[i])
 
 
 class TrainingClips(_Clips):
@@ -96,7 +107,7 @@ class TrainingClips(_Clips):
         return self.samples.folders[index], self._frame_numbers(index), seed
 
     def read(self, request, out):
-        """Read the clip of a request into `out [T, H, W, 3] uint8`."""
+        """Read the clip of a request into `out [T, H, W, C] uint8`."""
         folder, numbers, seed = request
         rng = np.random.default_rng(seed)
         window = self._plan_window(numbers, rng)
@@ -162,7 +173,7 @@ class WindowClips(_Clips):
         if self.crop != "nocrop":
             return super().shape_of(position)
         with self.store.reader(self.samples.folders[self.index_of(position)]) as reader:
-            height, width = reader.size(int(self.windows[position][0]))
+            height, width = self._size(reader, int(self.windows[position][0]))
         return self.clip.sample_duration, *self._plan_crop(0, width, height).shape, self.clip.n_channels
 
     def request(self, position):
@@ -171,7 +182,7 @@ class WindowClips(_Clips):
         return (*request, position % 3) if self.crop == "three" else request
 
     def read(self, request, out):
-        """Read the clip of a request into `out [T, H, W, 3] uint8`."""
+        """Read the clip of a request into `out [T, H, W, C] uint8`."""
         folder, window, *place = request
         with self.store.reader(folder) as reader:
             height, width = self._open(reader, folder, window)

@@ -1,5 +1,6 @@
 """Videos to frames: what a process does for one video, and the folder that keeps account of those done."""
 import ctypes
+import itertools
 import math
 import os
 import stat
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import av
 
+from datasets.flow import FlowStream, encode_flow, luma_of
 from datasets.pixels import encode_frame
 from datasets.stores import JOURNAL, finished_videos, new_store, read_spec, spec_of
 from datasets.video import open_video
@@ -75,11 +77,11 @@ def extract(path, store, folder, allow_partial=False):
 
 
 def _write_frames(video, write, spec, allow_partial):
-    n_frames, partial, reformatters = 0, None, {}
+    n_frames, partial = 0, None
+    encoder = (_FlowEncoder if spec.modality == "flow" else _RgbEncoder)(video, spec)
     try:
         for frame, n_copies in video.frames(spec.fps):
-            content = _encode(video, frame, spec, reformatters) if n_copies else None
-            for _ in range(n_copies):
+            for content in encoder.add(frame, n_copies):
                 write(content)
             n_frames += n_copies
         if n_frames == 0:
@@ -91,28 +93,68 @@ def _write_frames(video, write, spec, allow_partial):
         if not allow_partial or n_frames == 0:
             raise
         partial = str(error)
+    for content in encoder.end():
+        write(content)
     return n_frames, partial
 
 
-def _encode(video, frame, spec, reformatters):
-    try:
-        return encode_frame(frame, spec.size, spec.quality, reformatters, video.sides)
-    except (ValueError, av.FFmpegError) as error:  # of a shape or a format that jpg does not have
-        raise UserError(f"{video.path}: a frame does not encode as jpg: {error}") from None
+class _RgbEncoder:
+    """Makes jpgs of the frames of a video: `add` gives those of a frame, `end` what then is left."""
+
+    def __init__(self, video, spec):
+        self.video, self.spec, self.reformatters = video, spec, {}
+
+    def add(self, frame, n_copies):
+        """Return the jpgs, in order, that a frame which is shown `n_copies` times gives."""
+        return [self._encoded(frame)] * n_copies if n_copies else []
+
+    def end(self):
+        """Return the jpgs behind the last frame."""
+        return []
+
+    def _encoded(self, frame):
+        try:
+            return self._content(frame)
+        except (ValueError, av.FFmpegError) as error:  # of a shape or a format that jpg does not have
+            raise UserError(f"{self.video.path}: a frame does not encode as jpg: {error}") from None
+
+    def _content(self, frame):
+        return encode_frame(frame, self.spec.size, self.spec.quality, self.reformatters, self.video.sides)
+
+
+class _FlowEncoder(_RgbEncoder):
+    """The same for the flow of a video."""
+
+    def __init__(self, video, spec):
+        super().__init__(video, spec)
+        self.stream = FlowStream(video.path)
+
+    def add(self, frame, n_copies):
+        """Yield the jpgs that end with a frame which is shown `n_copies` times."""
+        if n_copies:
+            for flow in self.stream.add(self._encoded(frame), n_copies):
+                yield encode_flow(flow, self.spec.quality)
+
+    def end(self):
+        """Return the jpg of the last frame of flow, again."""
+        return [encode_flow(flow, self.spec.quality) for flow in self.stream.end()]
+
+    def _content(self, frame):
+        return luma_of(frame, self.spec.size, self.reformatters, self.video.sides)
 
 
 def sample_size(path, store, n_frames=25):
     """Return how many bytes on disk a video's frames will take, and how many frames, by its first ones."""
-    n_claimed, taken, reformatters, spec = 0, [], {}, store.spec
+    n_claimed, taken, spec = 0, [], store.spec
     try:
         file_status(path)
         with open_video(path) as video:
             n_claimed = video.n_claimed(spec.fps)
-            for frame, _ in video.frames(spec.fps):
-                n_bytes = len(_encode(video, frame, spec, reformatters))
+            encoder = (_FlowEncoder if spec.modality == "flow" else _RgbEncoder)(video, spec)
+            contents = (content for frame, _ in video.frames(spec.fps) for content in encoder.add(frame, 1))
+            for content in itertools.islice(contents, n_frames):
+                n_bytes = len(content)
                 taken.append(math.ceil(n_bytes / _BLOCK) * _BLOCK if store.one_file_a_frame else n_bytes)
-                if len(taken) == n_frames:
-                    break
     except UserError:
         pass  # extraction itself will report it
     return (n_claimed * sum(taken) / len(taken), n_claimed) if taken else (0, 0)

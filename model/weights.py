@@ -98,6 +98,23 @@ def load_weights(net, weights, except_head=False):
         tensor.set_value(np.asarray(weights[name], np.float32))
 
 
+def adapt_input(weights, shapes):
+    """Let the first convolution take another number of channels: each is the mean over those that it had.
+
+    `shapes` are those of the network's own weights, `{name: shape}`; what reads the input is what differs
+    from them in the second axis alone. Returns the weights, and the names of those that were changed.
+    Paper: arXiv:1608.00859, section 3.2.1, cross-modality pre-training.
+    """
+    weights, changed = dict(weights), []
+    for name, shape in shapes.items():
+        array = weights.get(name)
+        is_other = array is not None and array.ndim == len(shape) == 5 and array.shape[1] != shape[1]
+        if is_other and (array.shape[0], *array.shape[2:]) == (shape[0], *shape[2:]):
+            weights[name] = np.repeat(array.mean(axis=1, keepdims=True), shape[1], axis=1)
+            changed.append(name)
+    return weights, changed
+
+
 def _is_finite_float32(array):
     with np.errstate(over="ignore"):  # a float64 can be finite and too large for a float32
         return np.asarray(array).dtype.kind == "f" and np.isfinite(np.asarray(array, np.float32)).all()

@@ -13,6 +13,17 @@ def check_classes(path, metadata, class_names):
         )
 
 
+def check_modality(path, metadata, store):
+    """Raise UserError if a network of RGB is to see frames of flow, or the reverse."""
+    own = metadata.clip.modality
+    if own != store.modality:
+        how = "with" if own == "flow" else "without"
+        raise UserError(
+            f"{path}: a network of {own}, the frames in {store.path} are {store.modality}; give --video_path "
+            f"frames of {own}, which generate_video_jpgs.py makes {how} --flow"
+        )
+
+
 def note_unknown_order(path, metadata):
     """Tell the user if nothing says which class each output of a network is."""
     if metadata.class_names is None:

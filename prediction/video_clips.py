@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from datasets.flow import FlowStream, flow_resize, luma_of
 from datasets.pixels import rgb_frame
 from datasets.resize import bilinear
 from datasets.spatial import center_crop, short_side_crop, three_offsets
@@ -18,7 +19,7 @@ from run.spec import FRAME_RATE_MARGINS, FrameSpec
 
 
 class VideoClips:
-    """Iterating gives `(window, clip_thwc [T, H, W, 3] uint8 RGB)` for each window of a video, in order.
+    """Iterating gives `(window, clip_thwc [T, H, W, C] uint8)` for each window of a video, in order.
 
     A window holds frame numbers from 1, as `WindowClips` has them for the same video's jpgs; the pixels
     are the jpgs', except for what jpg loses. `n_frames` is known after the last clip. Memory is that of one
@@ -34,8 +35,6 @@ class VideoClips:
 
     def __init__(self, path, clip, inference_stride, crop="center", fps=None):
         """`clip` is a ClipSpec; `crop` is "center", "nocrop" or "three": three clips for each window."""
-        if clip.modality != "rgb":
-            raise UserError(f"{path}: the network takes clips of {clip.modality}, a video file gives rgb")
         self.path = path
         self.clip = clip
         self.inference_stride = inference_stride
@@ -108,31 +107,56 @@ class VideoClips:
         """Yield `(number, frame as the network takes it)` for every frame that windows are cut from."""
         self.n_frames = 0
         with open_video(self.path) as video:
-            for frame, n_copies in video.frames(self.fps):
-                small = None
-                for _ in range(n_copies):
-                    self.n_frames += 1
-                    if (self.n_frames - 1) % self.clip.sample_t_stride:
-                        continue
-                    if small is None:
-                        small = self._resize(frame, video.sides)
-                    yield self.n_frames, small
+            yield from (self._flow_of if self.clip.modality == "flow" else self._rgb_of)(video)
         if self.n_frames == 0:
             fps = float(self.frame_rate)
             raise UserError(f"{self.path}: too short for a frame at {fps:g} frames a second")
 
+    def _rgb_of(self, video):
+        for frame, n_copies in video.frames(self.fps):
+            small = None
+            for _ in range(n_copies):
+                self.n_frames += 1
+                if (self.n_frames - 1) % self.clip.sample_t_stride:
+                    continue
+                if small is None:
+                    small = self._resize(frame, video.sides)
+                yield self.n_frames, small
+
+    def _flow_of(self, video):
+        stream = FlowStream(self.path)
+        flows = (
+            flow
+            for frame, n_copies in video.frames(self.fps)
+            if n_copies
+            for flow in stream.add(self._converted(luma_of, frame, video.sides), n_copies)
+        )
+        for flow in itertools.chain(flows, stream.end()):
+            self.n_frames += 1
+            if (self.n_frames - 1) % self.clip.sample_t_stride == 0:
+                yield self.n_frames, self._cut(flow)
+
     def _resize(self, frame, sides):
+        return self._cut(self._converted(rgb_frame, frame, sides))
+
+    def _converted(self, convert, frame, sides):
+        """Return `rgb_frame` or `luma_of` of a frame."""
         try:
-            rgb = rgb_frame(frame, FrameSpec().size, self._reformatters, sides)
+            return convert(frame, FrameSpec().size, self._reformatters, sides)
         except (ValueError, av.FFmpegError) as error:  # of a shape or a format that does not convert
             raise UserError(f"{self.path}: frame {self.n_frames} does not convert to RGB: {error}") from None
-        height, width, _ = rgb.shape
-        if self._shape != rgb.shape:
+
+    def _cut(self, pixels):
+        """Return what the network takes of a frame `[H, W, C] uint8`."""
+        height, width, n_channels = pixels.shape
+        if self._shape != pixels.shape:
             place = center_crop if self.crop == "center" else short_side_crop
             crop = place(width, height, self.clip.sample_size)
-            self._shape, self._resize_to, self._out_shape = rgb.shape, bilinear(*crop), (*crop.shape, 3)
+            resize = bilinear(*crop)
+            self._resize_to = flow_resize(resize) if self.clip.modality == "flow" else resize
+            self._shape, self._out_shape = pixels.shape, (*crop.shape, n_channels)
         small = np.empty(self._out_shape, np.uint8)
-        self._resize_to(rgb, small)
+        self._resize_to(pixels, small)
         return small
 
 

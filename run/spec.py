@@ -19,6 +19,10 @@ class Normalisation(NamedTuple):
     std: tuple
     scale: float = 255.0
 
+    def of(self, n_channels):
+        """Return that of the first channels: flow has two, and the reference takes the first two values."""
+        return self._replace(mean=self.mean[:n_channels], std=self.std[:n_channels])
+
 
 # Reference: `mean.py`.
 MEANS = {
@@ -29,6 +33,10 @@ MEANS = {
     "2018": Normalisation((114.7748, 107.7354, 99.475), (1.0, 1.0, 1.0), 1.0),
 }
 MEANS_OF_THE_REFERENCE = ("kinetics", "activitynet", "0.5")
+FLOW_MEAN = "0.5"  # of flow, of which 128 means no motion
+
+# What a clip shows, and the number of its channels.
+CHANNELS = {"rgb": 3, "flow": 2}
 
 # What may be faster on a GPU and was never timed on one; tools/gpu_check.py times each.
 SPEEDUPS = ("pinned_copies", "multi_tensor", "paddle_sync_batchnorm")
@@ -86,7 +94,7 @@ class ClipSpec(Spec):
     )
     sample_duration: int = field(16, "frames in a clip", low=1, high=10_000, group="network")
     sample_t_stride: int = field(1, "take every n-th frame of a video", low=1, high=10_000, group="network")
-    modality: str = field("rgb", choices=("rgb", "flow"))
+    modality: str = field("rgb", choices=tuple(CHANNELS))
     mean: tuple = field(MEANS["kinetics"].mean, low=-1e6, high=1e6)
     std: tuple = field(MEANS["kinetics"].std, low=0, above=True, high=1e6)
     scale: float = field(MEANS["kinetics"].scale, low=0, above=True, high=1e6)
@@ -104,7 +112,7 @@ class ClipSpec(Spec):
     @property
     def n_channels(self):
         """The number of channels of a clip."""
-        return {"rgb": 3, "flow": 2}[self.modality]
+        return CHANNELS[self.modality]
 
     def target_fps(self, own_fps):
         """Return the frame rate to resample a video to, None to leave its own.
@@ -121,7 +129,7 @@ class ClipSpec(Spec):
     def mean_dataset(self):
         """The name in `MEANS` of mean, std and scale, None for others."""
         own = (self.mean, self.std, self.scale)
-        return next((name for name, values in MEANS.items() if values == own), None)
+        return next((n for n, values in MEANS.items() if values.of(self.n_channels) == own), None)
 
     def pixels(self):
         """Return in words what a network gets of a pixel."""
@@ -140,6 +148,7 @@ class FrameSpec(Spec):
         None, "frames a second; default: the video's own", type=float, low=0, above=True, optional=True
     )
     store: str = field("jpg_folders", "how frames are kept")
+    modality: str = field("rgb", choices=tuple(CHANNELS))
 
 
 def _fast_decode():

@@ -57,7 +57,8 @@ def test_frames_and_annotations_are_written(videos_path, run_script):
         assert {entry["subset"] for entry in content["database"].values()} == {"training"}
     assert "12 videos, 4 classes" in out and "ucf101_03.json: 12 training, 0 validation" in out
     first, *lines = map(json.loads, (root / "jpg/frames.jsonl").read_text().splitlines())
-    assert first == {"version": 1, "size": 30, "quality": 80, "fps": None, "store": "jpg_folders"}
+    settings = {"version": 1, "size": 30, "quality": 80, "fps": None, "store": "jpg_folders"}
+    assert first == {**settings, "modality": "rgb"}
     n_frames = {name: e["annotations"]["segment"][1] - 1 for name, e in annotation["database"].items()}
     assert {line["video"].split("/")[1]: line["n_frames"] for line in lines} == n_frames
     assert {line["fps"] for line in lines} == {25.0}

@@ -88,8 +88,6 @@ def test_a_file_that_is_no_video_and_one_that_breaks_off_are_errors(tmp_path):
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match="v.avi: cut short"):
         list(VideoClips(path, near, 4))
-    with pytest.raises(UserError, match="takes clips of flow, a video file gives rgb"):
-        VideoClips(path, ClipSpec(modality="flow", mean=(0.5, 0.5), std=(0.5, 0.5), **CLIP), 4)
 
 
 def test_a_scorer_gets_the_videos_clips_in_batches_and_classes_without_names_have_numbers(tmp_path):

@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from datasets.flow import require_opencv
 from model.checkpoint import load_network
 from model.device import explained, prepare_device
 from model.inference import scorer
@@ -46,6 +47,8 @@ def main(options):
         prepare_device()
         net, metadata = load_network(options.resume_path)
         note_other_decoding(options.resume_path, metadata, fast_decode=False)
+        if metadata.clip.modality == "flow":
+            require_opencv()
         network = scorer(net, metadata, features=bool(options.features))
     output = Features(network, options) if options.features else Labels(network, options)
     n_failed = 0

@@ -44,6 +44,11 @@ class FrameStore:
         self.path = Path(path)
         self.spec = spec
 
+    @property
+    def modality(self):
+        """What the frames show, "rgb" or "flow"; those of an unknown origin are RGB."""
+        return "rgb" if self.spec is None else self.spec.modality
+
     def place(self, folder):
         """Return the path of the file or folder that holds a video's frames, a text or a Path."""
         raise NotImplementedError
@@ -139,11 +144,13 @@ class FrameReader:
     """The frames of one video, by their numbers. A context, so that it can hold a file open."""
 
     def size(self, number):
-        """Return height and width of a frame, without decoding it."""
+        """Return height and width of a frame's picture, without decoding it."""
         raise NotImplementedError
 
     def decode(self, number, colorspace="RGB", reduction=1):
-        """Return a frame as `[H, W, 3] uint8 RGB`; with "RGBX" each pixel has a fourth byte.
+        """Return a frame as `[H, W, 3] uint8 RGB`; "RGBX" gives a fourth byte, "GRAY" has one.
+
+        Frames of flow are "GRAY"; `datasets/flow.py` says what is in their pictures.
 
         `reduction` 2, 4 or 8 decodes it that much smaller, which is quicker and not exact. Raises
         UserError, which names the frame, for one that is missing or does not decode to its end.

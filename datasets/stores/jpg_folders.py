@@ -7,6 +7,7 @@ import struct
 
 import simplejpeg
 
+from datasets.flow import flow_size
 from datasets.stores import FrameReader, FrameStore
 from run.console import UserError
 from run.files import disk_full_named
@@ -102,7 +103,7 @@ class Store(FrameStore):
         expected = {frame_name(number) for number in range(1, n_frames + 1)}
         findings = [f"{name} is missing" for name in sorted(expected - names)]
         findings += [f"{name} does not belong there" for name in sorted(names - expected)]
-        first = None
+        first, is_flow = None, self.modality == "flow"
         for name in sorted(expected & names):
             try:
                 content = _content(f"{place}/{name}")
@@ -114,9 +115,11 @@ class Store(FrameStore):
             except ValueError:
                 findings.append(f"{name} does not decode as jpg")
                 continue
+            shape = list(flow_size(shape)) if is_flow else shape
             first = first or shape
-            if colours != "YCbCr":
-                findings.append(f"{name} is {colours}, not a colour jpg as stage 1 writes it")
+            if colours != ("Gray" if is_flow else "YCbCr"):
+                kind = "grey" if is_flow else "colour"
+                findings.append(f"{name} is {colours}, not a {kind} jpg as stage 1 writes it")
             elif min(shape) != self.spec.size or shape != first:
                 size = f"{shape[1]} x {shape[0]}"
                 findings.append(f"{name} is {size}, not of short side {self.spec.size} as the others")
@@ -135,7 +138,7 @@ class Reader(FrameReader):
         return self._read(number)[1]
 
     def decode(self, number, colorspace="RGB", reduction=1):
-        """Return a frame as `[H, W, 3 or 4] uint8`, Pillow's own pixels if it is not reduced."""
+        """Return a frame as `[H, W, 1, 3 or 4] uint8`, Pillow's own pixels if it is not reduced."""
         content, size = self._read(number)
         del self._held[number]
         with _errors_of(self._path(number)):

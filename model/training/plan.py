@@ -5,19 +5,20 @@ import paddle
 
 from model import networks
 from model.checkpoint import Metadata, load_checkpoint
-from model.weights import load_weights
+from model.weights import adapt_input, load_weights
 from run.console import UserError, note
 from run.fingerprints import Fingerprints
 from run.recipes import DEFAULT_RECIPE, read_recipe
-from run.spec import ClipSpec, NetworkSpec, Recipe, differences
+from run.spec import CHANNELS, FLOW_MEAN, MEANS, ClipSpec, NetworkSpec, Recipe, differences
 
 
-def new_run(given, pretrain_path, class_names, n_videos, frame_rates):
+def new_run(given, pretrain_path, class_names, n_videos, frame_rates, modality="rgb"):
     """Return the network to train and the `Metadata` of a run that starts.
 
     `pretrain_path` is None for a start from scratch, `n_videos` are the training videos, `frame_rates` is as
-    in `ClipSpec`. What is given counts more than the pretrained weights, these more than the recipe, and that
-    more than the defaults. The weights decide the network; an option that contradicts them is an error.
+    in `ClipSpec`, `modality` that of the frames. What is given counts more than the pretrained weights, these
+    more than the recipe, and that more than the defaults. The weights decide the network; an option that
+    contradicts them is an error.
     """
     recipe = read_recipe(given.recipe_name or DEFAULT_RECIPE)
     clip, weights = recipe.clip, None
@@ -28,10 +29,11 @@ def new_run(given, pretrain_path, class_names, n_videos, frame_rates):
         weights, pretrained = load_checkpoint(pretrain_path)
         spec = pretrained.network
         _require_fitting(given, pretrain_path, spec)
+        if pretrained.clip.modality == "flow" != modality:
+            raise UserError(f"{pretrain_path}: weights of flow, the frames are {modality}; give others")
         clip = {**clip, **pretrained.clip.to_json()}
         del clip["version"]
-    clip = ClipSpec.of({**clip, **given.clip})
-    clip = replace(clip, frame_rates=frame_rates)
+    clip = replace(_clip_spec(clip, given.clip, modality), frame_rates=frame_rates)
     settings = Recipe.of({**recipe.recipe, **given.recipe})
     if given.recipe_name is None and "batch_size" not in given.recipe:
         settings = replace(settings, batch_size=_fitting_batch_size(settings.batch_size, n_videos))
@@ -40,8 +42,13 @@ def new_run(given, pretrain_path, class_names, n_videos, frame_rates):
     paddle.seed(settings.manual_seed)
     net = networks.build(spec)
     if weights is not None:
+        arrays = weights["weights"]
+        if pretrained.clip.modality != modality:
+            arrays, names = adapt_input(arrays, {n: t.shape for n, t in net.state_dict().items()})
+            inputs = ", ".join(names)
+            note(f"{pretrain_path}: weights of RGB; each channel of {inputs} starts as the mean of the three")
         try:
-            load_weights(net, weights["weights"], except_head=True)
+            load_weights(net, arrays, except_head=True)
         except UserError as error:
             raise UserError(f"{pretrain_path}: {error}") from None
     if settings.ft_begin_module is None:
@@ -49,6 +56,18 @@ def new_run(given, pretrain_path, class_names, n_videos, frame_rates):
     metadata = Metadata(spec, clip, list(class_names), settings, recipe.name, recipe.published)
     known = None if weights is None else pretrained.training_videos
     return net, replace(metadata, training_videos=known)
+
+
+def _clip_spec(before, given, modality):
+    """Return the spec of a run's clips: what was before it (recipe, pretrained weights), then what is given.
+
+    The pixels' mean, std and scale are no use for flow; that has `FLOW_MEAN`, or the first two values of what
+    is given, as in the reference.
+    """
+    if before.get("modality", "rgb") != modality:
+        before = {**before, **MEANS[FLOW_MEAN]._asdict()}
+    values, n = {**before, **given, "modality": modality}, CHANNELS[modality]
+    return ClipSpec.of({k: v[:n] if k in ("mean", "std") else v for k, v in values.items()})
 
 
 def trained_on(metadata, samples):
