@@ -3,7 +3,8 @@
 A frames folder holds the frames of each video under the video's folder, "<Class>/<video>" in most data sets,
 and `frames.jsonl`: how all frames were made (`FrameSpec`), then a line for each video that is done.
 
-    {"version": 1, "size": 240, "quality": 80, "fps": null, "store": "jpg_folders"}
+    {"version": 1, "size": 240, "quality": 80, "fps": null, "store": "jpg_folders",
+     "modality": "rgb"}
     {"video": "Archery/v_Archery_g01_c01", "n_frames": 132, "fps": 25.0,
      "bytes": 523400, "mtime": 1349967442.0, "crc32": 3735928559}    of the video's file; all in one line
 
