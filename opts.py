@@ -160,9 +160,9 @@ def train_options(argv=None):
     return options
 
 
-def _scored(parser, protocol_names=None):
+def _scored(parser, protocol_names=None, networks="checkpoint, or converted weights"):
     parser.begin("inference")
-    text = "checkpoint, or converted weights; it decides network, clip size and normalisation"
+    text = f"{networks}; it decides network, clip size and normalisation"
     parser.path("resume_path", "results/best.pdparams", text)
     parser.spec(Protocol, protocol_names)
 
@@ -212,7 +212,8 @@ def predict_options(argv=None):
         f"{' '.join(VIDEO_SUFFIXES)} and are not hidden; - for a list on stdin, a path a line. A name that "
         "begins with a dash is ./-name",
     )
-    _scored(parser, ("inference_stride", "inference_crop", "output_topk", "inference_batch_size"))
+    names = ("inference_stride", "inference_crop", "output_topk", "inference_batch_size")
+    _scored(parser, names, "checkpoint, converted weights, or a model of tools/export_model.py")
     parser.begin("output")
     for name, text in (
         ("timeline", "also the best label of each second"),

@@ -4,9 +4,9 @@ import functools
 import os
 import re
 
-import numpy as np
 import paddle
 
+from model.scorer import normalised, scale_and_shift
 from run.console import UserError, note
 from run.machine import n_cores
 
@@ -102,13 +102,8 @@ def autocast(amp):
 
 @functools.lru_cache(maxsize=8)
 def _scale_and_shift(clip, device):
-    """Return what a clip is multiplied with and what is then subtracted, a value a channel, on a device.
-
-    They are arrays for the CPU, Tensors `[1, C, 1, 1, 1]` that stay on a GPU.
-    """
-    mean, std = np.float32(clip.mean), np.float32(clip.std)
-    both = 1 / (np.float32(clip.scale) * std), mean / std
-    return both if device == "cpu" else [paddle.to_tensor(each).reshape([1, -1, 1, 1, 1]) for each in both]
+    """Return `scale_and_shift` as Tensors `[1, C, 1, 1, 1]` that stay on a GPU."""
+    return [paddle.to_tensor(each).reshape([1, -1, 1, 1, 1]) for each in scale_and_shift(clip)]
 
 
 def normalise(clips_thwc, clip, pinned=False):
@@ -118,13 +113,9 @@ def normalise(clips_thwc, clip, pinned=False):
     GPU through memory that it reads by itself.
     """
     device = paddle.get_device()
-    scale, shift = _scale_and_shift(clip, device)
     if device == "cpu":  # Paddle's own operators take five times as long there
-        clips = np.empty((len(clips_thwc), len(scale), *clips_thwc.shape[1:4]), np.float32)
-        for c in range(len(scale)):
-            np.multiply(clips_thwc[..., c], scale[c], out=clips[:, c], dtype=np.float32)
-            clips[:, c] -= shift[c]
-        return paddle.to_tensor(clips)
+        return paddle.to_tensor(normalised(clips_thwc, clip))
+    scale, shift = _scale_and_shift(clip, device)
     if pinned:
         clips = paddle.to_tensor(clips_thwc, place=paddle.CUDAPinnedPlace()).cuda(blocking=False)
     else:

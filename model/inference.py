@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
 
 import paddle
 import paddle.inference
@@ -15,23 +14,11 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from model.device import amp_here, autocast, explained, n_cpu_threads, normalise
+from model.scorer import Scorer
 from run.console import UserError, one_line
-from run.spec import ClipSpec
 
 # Float32 sums in another order; 3e-6 is the most that was seen.
 LARGEST_DIFFERENCE = 1e-4
-
-
-class Scorer(NamedTuple):
-    """A network as prediction sees it.
-
-    `score` maps clips `[N, T, H, W, C] uint8`, made as `clip` describes, to an array `[N, n]`, a row a clip;
-    `class_names` says what the columns of class scores are, None if that is not known.
-    """
-
-    score: Callable
-    clip: ClipSpec
-    class_names: Optional[list]
 
 
 def scorer(net, metadata, features=False, n_sharing=1):

@@ -4,8 +4,9 @@
 
 prints the five best labels of the video. `--timeline` adds the best label of each second, `--json` prints a
 line of JSON for each video instead. `--render labelled.mp4` writes the video again with its labels drawn in,
-`--features features.npz` writes the vectors before the last layer and no labels. A video that cannot be
-read is reported and stops no other; the exit code is then 1.
+`--features features.npz` writes the vectors before the last layer and no labels. `--resume_path` also takes
+what tools/export_model.py wrote for ONNX and for Paddle Inference. A video that cannot be read is reported
+and stops no other; the exit code is then 1.
 """
 import sys
 from pathlib import Path
@@ -19,16 +20,11 @@ from run.console import UserError, fault_of, note, run_script, working
 
 if __name__ == "__main__":
     OPTIONS = predict_options()  # before Paddle, so that --help answers at once
-    with working("loading Paddle"):
-        import model.device  # noqa: F401
 
 import numpy as np
 
 from datasets.flow import require_opencv
-from model.checkpoint import load_network
-from model.device import explained, prepare_device
-from model.inference import scorer
-from model.training.distributed import Ranks
+from model.exported import exported_scorer, is_exported
 from prediction.checks import note_other_decoding
 from prediction.features import write_features
 from prediction.finding import named_videos
@@ -38,18 +34,12 @@ from prediction.video_clips import LimitedClips
 
 
 def main(options):
-    if Ranks().n > 1:
-        raise UserError("tools/predict.py works in one process; start it without the launcher")
     found = named_videos(options.videos, options.root_path, getattr(sys.stdin, "buffer", ()))
     if options.render:  # before the network is there
         found = only_one(found, options)
-    with explained("use a smaller --inference_batch_size"), working("loading the network"):
-        prepare_device()
-        net, metadata = load_network(options.resume_path)
-        note_other_decoding(options.resume_path, metadata, fast_decode=False)
-        if metadata.clip.modality == "flow":
-            require_opencv()
-        network = scorer(net, metadata, features=bool(options.features))
+    network = network_of(options)
+    if network.clip.modality == "flow":
+        require_opencv()
     output = Features(network, options) if options.features else Labels(network, options)
     n_failed = 0
     for path in found:
@@ -64,6 +54,28 @@ def main(options):
     output.finish()
     if n_failed:
         sys.exit(1)
+
+
+def network_of(options):
+    """Return the `Scorer` of a checkpoint, or of an exported model, which needs no training code."""
+    path = options.resume_path
+    if is_exported(path):
+        if options.features:
+            raise UserError(f"{path}: an exported model gives labels and no --features; give a checkpoint")
+        with working("loading the model"):
+            return exported_scorer(path)
+    with working("loading Paddle"):
+        from model.checkpoint import load_network
+        from model.device import explained, prepare_device
+        from model.inference import scorer
+        from model.training.distributed import Ranks
+    if Ranks().n > 1:
+        raise UserError("tools/predict.py works in one process; start it without the launcher")
+    with explained("use a smaller --inference_batch_size"), working("loading the network"):
+        prepare_device()
+        net, metadata = load_network(path)
+        note_other_decoding(path, metadata, fast_decode=False)
+        return scorer(net, metadata, features=bool(options.features))
 
 
 def only_one(found, options):
