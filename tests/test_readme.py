@@ -297,7 +297,7 @@ def test_the_python_of_the_pages_runs(tmp_path):
     rng = np.random.default_rng(0)
     write_video(tmp_path / "video.avi", draw_video("MoveUp", 40, rng))
     (tmp_path / "video.avi").rename(tmp_path / "video.mp4")
-    (hub,) = blocks_of(DOCUMENTS["docs/export.md"], "python")
+    _, hub = blocks_of(DOCUMENTS["docs/export.md"], "python")  # the other: tests/test_exported.py
     network, video = blocks_of(DOCUMENTS["docs/prediction.md"], "python")
     clips = "import paddle\nclips = paddle.rand([2, 3, 8, 32, 32])\nlogits = net(clips)"
     network = network.replace("logits = net(clips)", clips)
