@@ -4,13 +4,15 @@ import json
 import numpy as np
 import pytest
 from conftest import SMALL_TRAINING, cut, read_frame
+from moving_shapes import draw_video, write_video
 from test_clips import FRAMES, samples_of, window_clips
 
 from datasets.spatial import center_crop, short_side_crop
 from datasets.stores.jpg_folders import frame_name
 from datasets.temporal import spread_windows
+from prediction.video_clips import VideoClips
 from run.console import UserError
-from run.spec import Protocol
+from run.spec import ClipSpec, Protocol
 
 
 def test_ten_clips_are_evenly_spaced_from_the_first_frame_to_the_last():
@@ -61,6 +63,21 @@ def test_the_results_of_10_x_3_views_are_means_over_them_and_every_stage_names_t
     (small_set / "results/.val.jsonl").write_text(json.dumps(header) + "\n")
     assert "n_clips was 5 and is 10" in run("test.py", *views)[1]
     assert json.loads((small_set / "results/val.json").read_text())["results"] == results
+
+
+def test_the_three_crops_of_a_video_file_are_both_ends_and_the_centre(tmp_path):
+    write_video(tmp_path / "v.avi", draw_video("MoveUp", 20, np.random.default_rng(0)))
+    clip = ClipSpec(sample_size=32, sample_duration=8)
+    one, three, whole = (
+        list(VideoClips(tmp_path / "v.avi", clip, 8, crop)) for crop in ("center", "three", "nocrop")
+    )
+    assert len(three) == 3 * len(one) == 9
+    for i, (window, middle) in enumerate(one):
+        assert [each[0] for each in three[3 * i : 3 * i + 3]] == [window] * 3
+        ends = whole[i][1][:, :, :32], whole[i][1][:, :, -32:]
+        for (_, found), expected in zip(three[3 * i :], (ends[0], middle, ends[1])):
+            np.testing.assert_array_equal(found, expected)
+        assert (ends[0] != ends[1]).any()
 
 
 def test_a_result_a_window_and_three_crops_exclude_each_other():
