@@ -9,6 +9,8 @@ second run decodes what is missing. `--check` reads all frames of a finished fol
 again what is damaged. `--flow` writes optical flow instead of pixels, as `datasets/flow.py` says.
 """
 import contextlib
+import csv
+import io
 import os
 import statistics
 
@@ -94,7 +96,25 @@ def repair(source, options):
 def find(source, options):
     """Return the videos and the splits, `{key: subset}`; found before hours of decoding, as they may fail."""
     videos = source.find_videos(options.dir_path, options.source_options)
-    return videos, source.splits(videos, options.source_options)
+    splits = source.splits(videos, options.source_options)
+    if hasattr(source, "missing_videos"):
+        write_missing(source, videos, options)
+    return videos, splits
+
+
+def write_missing(source, videos, options):
+    """Note the videos that are listed and not here, and write them to a file beside the annotation."""
+    missing = source.missing_videos(videos, options.source_options)
+    (annotation_path,) = source.annotation_paths(options.dst_path)
+    path = annotation_path.with_name(f"{annotation_path.stem}_missing.csv")
+    if not missing:
+        path.unlink(missing_ok=True)  # of an earlier run
+        return
+    text = io.StringIO()
+    csv.writer(text).writerows([("video", "label", "subset"), *missing])
+    atomic_write(path, text.getvalue())
+    names, n = first_names([entry.video for entry in missing]), len(missing)
+    note(f"{n} of {n + len(videos)} listed videos are not in {options.dir_path}: {names}; all in {path}")
 
 
 def described(frames):

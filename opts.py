@@ -60,7 +60,8 @@ def generate_options(argv=None):
     for name, users in users_of.items():
         if getattr(options, name, None) is not None and name not in own:
             parser.error(f"--{name} is for the data set {' or '.join(users)}, not for {options.dataset}")
-    options.source_options = {name: getattr(options, name, default) for name, (default, _) in own.items()}
+    own_options = {name: getattr(options, name, default) for name, (default, _) in own.items()}
+    options.source_options = {**own_options, "dir_path": options.dir_path}
     modality = {"modality": "flow"} if vars(options).pop("flow") else {}
     options.frame_spec = FrameSpec.of({**take_given(options, FrameSpec.kinds()), **modality})
     return options

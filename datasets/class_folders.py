@@ -117,3 +117,9 @@ def class_names(videos, options=None):
 def numbered_annotations(dst_path, name, splits):
     """Return the annotation files `<name>_01.json`, ... of some splits, beside the folder of frames."""
     return [dst_path.parent / f"{name}_{split:02d}.json" for split in splits]
+
+
+def one_annotation(dst_path):
+    """Return the annotation file of a set with one split: beside the frames' folder, with its name."""
+    dst_path = dst_path if dst_path.name.strip(".") else dst_path.resolve()
+    return [dst_path.with_name(f"{dst_path.name}.json")]

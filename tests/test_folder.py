@@ -42,7 +42,7 @@ def test_videos_of_many_kinds_are_found_and_all_else_is_told(tmp_path, capsys):
     (tmp_path / "Empty").mkdir()
     found = find_videos(tmp_path)
     assert [str(video.path.relative_to(tmp_path)) for video in found] == videos
-    assert found[0][1:] == ("Run/a [x]!", "a [x]!", "Run")
+    assert found[0][1:] == ("Run/a [x]!", "a [x]!", "Run", None)
     notes = {line.partition(f"{tmp_path}: ")[2] for line in capsys.readouterr().err.splitlines()}
     assert notes == {
         "3 hidden entries left out: .git, Run/.DS_Store, Run/._a.mp4",

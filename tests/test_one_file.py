@@ -152,7 +152,8 @@ def films(tmp_path):
 def test_a_data_set_is_one_file(checkout, films):
     (checkout / "datasets/sources/films.py").write_text(SOURCE)
     text = run(checkout, "generate_video_jpgs.py", "--help")
-    assert "{films,folder,hmdb51,ucf101}" in text and "--test_person" in text and "whose films" in text
+    assert "{films,folder,hmdb51,kinetics,ucf101}" in text
+    assert "--test_person" in text and "whose films" in text
     arguments = "films", "jpg", "films", "--size", 40
     out = run(checkout, "generate_video_jpgs.py", *arguments)
     assert out == (

@@ -179,7 +179,7 @@ def test_only_what_was_given_is_returned_of_the_specs():
     assert opts.test_options(["--output_topk", "3"]).protocol == Protocol(output_topk=3)
     options = opts.generate_options(["--fps", "12.5"])
     assert options.frame_spec == FrameSpec(fps=12.5)
-    assert options.source_options == {"annotation_dir_path": None}
+    assert options.source_options == {"annotation_dir_path": None, "dir_path": options.dir_path}
 
 
 def test_the_users_own_videos_start_from_the_root_too():

@@ -5,7 +5,7 @@ one side of the split: a network tested on videos of its training groups looks b
 """
 from collections import Counter
 
-from datasets.class_folders import GROUP, class_names, find_class_folders, sorted_names
+from datasets.class_folders import GROUP, class_names, find_class_folders, one_annotation, sorted_names
 from datasets.splitting import choose_groups
 from run.console import UserError, first_names, note
 
@@ -26,17 +26,12 @@ OPTIONS = {
     },
     "manual_seed": {"type": "int", "default": 1, "low": 0, "help": "seed of the split"},
 }
+annotation_paths = one_annotation
 
 
 def find_videos(dir_path, options=None):
     """Return the video files in class folders; a name may come again in another class."""
     return find_class_folders(dir_path, may_repeat=True)
-
-
-def annotation_paths(dst_path):
-    """Return where the annotation file is: beside the frames' folder, with its name."""
-    dst_path = dst_path if dst_path.name.strip(".") else dst_path.resolve()
-    return [dst_path.with_name(f"{dst_path.name}.json")]
 
 
 def splits(videos, options):
