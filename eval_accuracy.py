@@ -104,6 +104,7 @@ def write_report(annotation, results, options):
             training=last_header(options.result_path.with_name("train.jsonl")),
             curves_path=options.result_path.with_name("curves.png"),
             frames_path=options.video_path,
+            maps_path=options.result_path.with_name(f"{options.result_path.stem}_cam.json"),
         )
     atomic_write(path, text.encode("utf-8", "backslashreplace"))
     note(f"{path}: report on {len(samples)} videos", of_success=True)

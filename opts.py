@@ -184,12 +184,18 @@ def test_options(argv=None):
     parser.option("inference_subset", "val", Kind(str, choices=("train", "val", "test"), help=subset))
     text = "write the vector before the last layer of each clip and each video to this file, and nothing else"
     parser.group.add_argument("--features", type=file_ending(".npz"), metavar="OUT.npz", help=text)
+    text = "also write what the network looks at in the N surest mistakes, for the report; 0 for none"
+    parser.option("cam", 0, Kind(int, 0, metavar="N", help=text))
     parser.group.add_argument("--video", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse(argv)
     if options.video is not None:
         named = " ".join(map(str, options.video)) or "video.mp4"
         parser.error(f"--video is now a tool of its own: python tools/predict.py {named}")
     options.protocol = Protocol.of(take_given(options, Protocol.kinds()))
+    if options.cam and (options.features or options.protocol.inference_no_average):
+        parser.error("--cam needs the labels of videos: no --features or --inference_no_average with it")
+    if options.cam and options.protocol.inference_crop == "three":
+        parser.error("--cam is of one crop of a video: no --inference_crop three with it")
     if options.features and options.protocol.inference_no_average:
         parser.error("--features writes the vectors of clips and videos: no --inference_no_average with it")
     return options
@@ -201,6 +207,7 @@ def predict_options(argv=None):
         "Label videos of your own straight from their files: no frames on disk, no annotation.",
         "  python tools/predict.py video.mp4\n"
         "  python tools/predict.py video.mp4 --timeline --render labelled.mp4\n"
+        "  python tools/predict.py video.mp4 --render labelled.mp4 --cam\n"
         "  python tools/predict.py holiday --json\n"
         "  python tools/predict.py holiday --features features.npz",
     )
@@ -219,10 +226,12 @@ def predict_options(argv=None):
     for name, text in (
         ("timeline", "also the best label of each second"),
         ("json", "print a line of JSON for each video"),
+        ("cam", "with --render: draw in what the network looks at"),
     ):
         parser.option(name, False, Kind(bool, help=text))
     for name, suffix, text in (
         ("render", ".mp4", "also write the one video with its best label at each time drawn in; no sound"),
+        ("cam_maps", ".npz", "also write what the network looks at in the clips of the one video"),
         ("features", ".npz", "write the vector before the last layer of each clip and video, and no labels"),
     ):
         parser.group.add_argument(f"--{name}", type=file_ending(suffix), metavar=f"OUT{suffix}", help=text)
@@ -230,11 +239,16 @@ def predict_options(argv=None):
     parser.option("fps", None, Kind(float, 0, above=True, help=text))
     time_limit(parser, "seconds that the decoding of one video may take")
     options = parser.parse(argv)
-    if options.render and (len(options.videos) > 1 or "-" in options.videos):
-        parser.error("--render writes one file: give it exactly one video")
-    if options.features and (options.timeline or options.json or options.render):
-        parser.error("--features writes features only: no --timeline, --json or --render with it")
+    for name in ("render", "cam_maps"):
+        if getattr(options, name) and (len(options.videos) > 1 or "-" in options.videos):
+            parser.error(f"--{name} writes one file: give it exactly one video")
+    if options.cam and not options.render:
+        parser.error("--cam draws into a video: --render OUT.mp4 with it; for numbers --cam_maps OUT.npz")
+    if options.features and (options.timeline or options.json or options.render or options.cam_maps):
+        parser.error("--features writes features only: no --timeline, --json, --render or --cam_maps with it")
     options.protocol = Protocol.of(take_given(options, Protocol.kinds()))
+    if (options.cam or options.cam_maps) and options.protocol.inference_crop == "three":
+        parser.error("--cam is of one crop of a video: no --inference_crop three with it")
     return options
 
 

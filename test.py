@@ -31,6 +31,7 @@ import paddle
 from datasets.annotation import read_annotation
 from datasets.clips import WindowClips
 from datasets.stores import open_store
+from model.cam import cam
 from model.checkpoint import load_network
 from model.device import explained, prepare_device
 from model.inference import amp_of, scorer
@@ -43,8 +44,10 @@ from prediction.checks import (
     note_unknown_order,
 )
 from prediction.features import features_bytes, write_features
+from prediction.maps import write_mistake_maps
 from prediction.results import Conditions, n_done, open_journal, write_results
 from prediction.subset import clips_per_second, evaluate_clips, open_batches, score_videos
+from report.mistakes import frame_numbers
 from run.files import check_free_space, run_lock
 
 SUBSETS = {"train": "training", "val": "validation", "test": "testing"}
@@ -114,12 +117,20 @@ def save_scores(net, metadata, clips, class_names, conditions, options, ranks):
             run = {**description(metadata, options), "clips_per_second": clips_per_second(rounds)}
             accuracy = write_results(path, journal, clips, run)
             views = f", {protocol.views} a video" if protocol.views else ""
+            maps_path = path.with_name(f"{path.stem}_cam.json")
+            maps_path.unlink(missing_ok=True)  # of earlier results
             print(f"{path}: {len(clips.samples)} videos, {len(clips)} clips{views}")
             if accuracy.of_clips is None:
                 print("no accuracy: the annotation does not give every video's class")
             else:
                 print(f"clip accuracy {accuracy.of_clips:.4f}, video accuracy {accuracy.of_videos:.4f}")
                 print(f"mean class accuracy {accuracy.of_classes:.4f}")
+            if options.cam:
+                done, looking = journal.entries[1:], cam(net, metadata)
+                n = write_mistake_maps(
+                    maps_path, looking, clips, done, options.cam, class_names, frame_numbers
+                )
+                print(f"{maps_path}: what was looked at in {n} wrongly labelled videos")
 
 
 def description(metadata, options):

@@ -191,6 +191,12 @@ class WindowClips(_Clips):
                 raise self._of_two_sizes(folder, window)  # its frames, or those of the batch's first clip
             self._decode(reader, window, (height, width), crop, False, out)
 
+    def part_of(self, position):
+        """Return the part of the frame that a clip shows, see `Crop.part`."""
+        with self.store.reader(self.samples.folders[self.index_of(position)]) as reader:
+            height, width = self._size(reader, int(self.windows[position][0]))
+        return self._plan_crop(0, width, height).part()
+
     def _plan_crop(self, place, width, height):
         """Return the crop of frames; of three, that of `place`, 0 to 2."""
         if self.crop == "three":

@@ -52,6 +52,11 @@ class Crop(NamedTuple):
             (n for n in (8, 4, 2) if self.box[2] >= n * self.size[0] and self.box[3] >= n * self.size[1]), 1
         )
 
+    def part(self):
+        """Return the part of the box that is shown: left, top, right and bottom, from 0 to 1."""
+        (x, y), (width, height), (h, w) = self.window, self.size, self.shape
+        return x / width, y / height, min(1, (x + w) / width), min(1, (y + h) / height)
+
     def of_reduced(self, n, width, height):
         """Return the same crop of frames of `width` x `height` that were decoded at 1/n of their size."""
         width, height = -(-width // n), -(-height // n)

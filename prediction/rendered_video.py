@@ -10,13 +10,16 @@ from datasets.video import open_video
 from run.console import UserError, progress_bar, shown
 from run.files import atomic_path
 
+HEAT = (82, 90, 240)  # red, as Y, Cb and Cr
 
-def write_labelled_video(path, out_path, labels, frame_rate, fps=None):
+
+def write_labelled_video(path, out_path, labels, frame_rate, fps=None, heat_at=None):
     """Write the frames of `read_frames(path, fps)`, upright, with labels drawn in, as an mp4 file.
 
-    `labels` holds each frame's text, or None for none; `frame_rate` is a Fraction of frames a second. The
-    file is H.264 (MPEG-4 if this ffmpeg has no x264) with even sides and square pixels, and without sound.
-    Raises DiskFull, and UserError for what else keeps the file from being written.
+    `labels` holds each frame's text, or None for none; `frame_rate` is a Fraction of frames a second.
+    `heat_at(i, height, width)` gives the map of a frame `[height, width]`, from 0 to 1, which is drawn in
+    red, or None. The file is H.264 (MPEG-4 if this ffmpeg has no x264) with even sides and square pixels, and
+    without sound. Raises DiskFull, and UserError for what else keeps the file from being written.
     """
     bar = progress_bar(total=len(labels), unit="frame", desc=shown(out_path.name), delay=2, leave=False)
     try:
@@ -27,7 +30,9 @@ def write_labelled_video(path, out_path, labels, frame_rate, fps=None):
                 frames = (frame for frame, n_copies in video.frames(fps) for _ in range(n_copies))
                 stream = None
                 for i, frame in enumerate(frames):
-                    labelled = _draw(labels[i], _even_planes(frame, video))
+                    planes = _even_planes(frame, video)
+                    heat = heat_at and heat_at(i, *planes[0].shape)
+                    labelled = _draw(labels[i], planes if heat is None else _heated(planes, heat))
                     stream = stream or _stream(container, labelled, frame_rate)
                     labelled.pts, labelled.time_base = i, 1 / frame_rate
                     container.mux(stream.encode(labelled))
@@ -50,6 +55,13 @@ def _even_planes(frame, video):
     return upright_planes(
         frame, width + width % 2, height + height % 2, format="yuv420p", dst_color_range="MPEG"
     )
+
+
+def _heated(planes, heat):
+    """Return planes with a map of luma's size drawn in: the higher it is, the less of the frame is left."""
+    parts = [0.7 * heat[:: len(heat) // len(plane), :: len(heat) // len(plane)] for plane in planes]
+    mixed = (plane + part * (red - plane.astype(np.float32)) for plane, part, red in zip(planes, parts, HEAT))
+    return [np.uint8(plane + 0.5) for plane in mixed]
 
 
 def _stream(container, frame, frame_rate):

@@ -2,19 +2,30 @@
 import base64
 import io
 
+from report.maps import heated
 from run.console import UserError
 
 N_MISTAKES, N_FRAMES, FRAME_HEIGHT = 20, 5, 96
 
 
-def mistakes(videos, run, frames_path):
-    """Return the videos that were taken for another class, the highest score first, with their frames."""
+def frame_numbers(sample):
+    """Return the numbers of the frames that are shown of a video."""
+    n = sample.end - sample.begin
+    return [sample.begin + (2 * i + 1) * n // (2 * N_FRAMES) for i in range(N_FRAMES)]
+
+
+def mistakes(videos, run, frames_path, maps_of):
+    """Return the videos that were taken for another class, the highest score first, with their frames.
+
+    `maps_of` are the maps of `report.maps.read_maps`.
+    """
     wrong = [video for video in videos if video.taken_for not in (None, video.class_name)]
     wrong.sort(key=lambda video: -video.result[0][1])
     store, why_not = _open_frames(frames_path) if wrong else (None, "")
     cards = []
     for video in wrong[:N_MISTAKES]:
-        strip, why_no_strip = (None, "") if store is None else _strip(store, video.sample)
+        maps = maps_of.get(video.sample.key)
+        strip, why_no_strip = (None, "") if store is None else _strip(store, video.sample, maps)
         cards.append(
             {
                 "key": video.sample.key,
@@ -23,6 +34,7 @@ def mistakes(videos, run, frames_path):
                 "score": video.result[0][1],
                 "own_score": dict(video.result).get(video.class_name),
                 "clips": None if run is None else run["videos"][video.sample.key],
+                "has_maps": strip is not None and maps is not None,
                 "strip": None if strip is None else base64.b64encode(strip).decode(),
                 "why_not": why_no_strip,
             }
@@ -44,24 +56,28 @@ def _open_frames(path):
         return None, str(error)
 
 
-def _strip(store, sample):
-    """Return a jpg of a video's frames side by side and "", or None and why there is none."""
+def _strip(store, sample, maps):
+    """Return a jpg of a video's frames side by side and "", or None and why there is none.
+
+    With maps, a second row has the frames with them.
+    """
     from PIL import Image
 
     from datasets.samples import Samples
 
-    n = sample.end - sample.begin
-    numbers = [sample.begin + (2 * i + 1) * n // (2 * N_FRAMES) for i in range(N_FRAMES)]
     try:
         store.check(Samples([sample]), is_shown=False)
         with store.reader(sample.folder) as reader:
-            images = [Image.fromarray(reader.decode(number)) for number in numbers]
+            images = [Image.fromarray(reader.decode(number)) for number in frame_numbers(sample)]
     except (UserError, OSError) as error:
         return None, str(error)
     width = max(1, min(3 * FRAME_HEIGHT, round(images[0].width * FRAME_HEIGHT / images[0].height)))
-    strip = Image.new("RGB", ((width + 2) * N_FRAMES - 2, FRAME_HEIGHT))
-    for i, image in enumerate(images):
-        strip.paste(image.convert("RGB").resize((width, FRAME_HEIGHT)), (i * (width + 2), 0))
+    images = [image.convert("RGB").resize((width, FRAME_HEIGHT)) for image in images]
+    rows = [images] if maps is None else [images, heated(images, maps)]
+    strip = Image.new("RGB", ((width + 2) * N_FRAMES - 2, (FRAME_HEIGHT + 2) * len(rows) - 2))
+    for j, row in enumerate(rows):
+        for i, image in enumerate(row):
+            strip.paste(image, (i * (width + 2), j * (FRAME_HEIGHT + 2)))
     content = io.BytesIO()
     strip.save(content, "JPEG", quality=75)
     return content.getvalue(), ""

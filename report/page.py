@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from report.accuracy import wilson_interval
+from report.maps import read_maps
 from report.mistakes import mistakes
 from report.packages import missing_package
 from report.provenance import how_tested, how_trained
@@ -34,7 +35,7 @@ class Scored(NamedTuple):
         return self.result[0][0] if self.result else None
 
 
-def report_html(class_names, samples, results, *, source, run, training, curves_path, frames_path):
+def report_html(class_names, samples, results, *, source, run, training, curves_path, frames_path, maps_path):
     """Return the page as text.
 
     `samples` are the `Sample`s that count; `results` maps their keys to `(class name, score)` pairs, best
@@ -46,6 +47,7 @@ def report_html(class_names, samples, results, *, source, run, training, curves_
     confusions = {name: collections.Counter() for name in class_names}  # class -> taken for -> videos
     for video in videos:
         confusions[video.class_name][video.taken_for] += 1
+    maps_of, why_no_maps = read_maps(maps_path, {v.sample.key: v.taken_for for v in videos})
     script = _text("page.js")
     return environment.get_template("page.html.j2").render(
         n_videos=len(videos),
@@ -56,7 +58,7 @@ def report_html(class_names, samples, results, *, source, run, training, curves_
         curves=curves(curves_path),
         classes=class_table(confusions),
         matrix=matrix(confusions),
-        mistakes=mistakes(videos, run[0], frames_path),
+        mistakes={**mistakes(videos, run[0], frames_path, maps_of), "why_no_maps": why_no_maps},
         test=how_tested(*run),
         training=how_trained(training),
         style=_text("page.css"),

@@ -4,8 +4,9 @@
 
 prints the five best labels of the video. `--timeline` adds the best label of each second, `--json` prints a
 line of JSON for each video instead. `--render labelled.mp4` writes the video again with its labels drawn in,
-`--features features.npz` writes the vectors before the last layer and no labels. `--resume_path` also takes
-what tools/export_model.py wrote for ONNX and for Paddle Inference. A video that cannot be read is reported
+with `--cam` also what the network looks at; `--cam_maps maps.npz` writes that in numbers. `--features
+features.npz` writes the vectors before the last layer and no labels. `--resume_path` also takes what
+tools/export_model.py wrote for ONNX and for Paddle Inference. A video that cannot be read is reported
 and stops no other; the exit code is then 1.
 """
 import sys
@@ -29,18 +30,19 @@ from prediction.checks import note_other_decoding
 from prediction.features import write_features
 from prediction.finding import named_videos
 from prediction.labels import label_video, result_lines
+from prediction.maps import LookedAt
 from prediction.rendered_video import write_labelled_video
 from prediction.video_clips import LimitedClips
 
 
 def main(options):
     found = named_videos(options.videos, options.root_path, getattr(sys.stdin, "buffer", ()))
-    if options.render:  # before the network is there
+    if options.render or options.cam_maps:  # before the network is there
         found = only_one(found, options)
-    network = network_of(options)
+    network, looking = network_of(options)
     if network.clip.modality == "flow":
         require_opencv()
-    output = Features(network, options) if options.features else Labels(network, options)
+    output = Features(network, options) if options.features else Labels(network, options, looking)
     n_failed = 0
     for path in found:
         try:
@@ -57,14 +59,18 @@ def main(options):
 
 
 def network_of(options):
-    """Return the `Scorer` of a checkpoint, or of an exported model, which needs no training code."""
-    path = options.resume_path
+    """Return the `Scorer` of a checkpoint, or of an exported model, which needs no training code; and what
+    gives its maps, None unless they are asked for.
+    """
+    path, wants_maps = options.resume_path, options.cam or options.cam_maps
     if is_exported(path):
-        if options.features:
-            raise UserError(f"{path}: an exported model gives labels and no --features; give a checkpoint")
+        if options.features or wants_maps:
+            what = "--features" if options.features else "--cam"
+            raise UserError(f"{path}: an exported model gives labels and no {what}; give a checkpoint")
         with working("loading the model"):
-            return exported_scorer(path)
+            return exported_scorer(path), None
     with working("loading Paddle"):
+        from model.cam import cam
         from model.checkpoint import load_network
         from model.device import explained, prepare_device
         from model.inference import scorer
@@ -75,16 +81,17 @@ def network_of(options):
         prepare_device()
         net, metadata = load_network(path)
         note_other_decoding(path, metadata, fast_decode=False)
-        return scorer(net, metadata, features=bool(options.features))
+        network = scorer(net, metadata, features=bool(options.features))
+        return network, cam(net, metadata) if wants_maps else None
 
 
 def only_one(found, options):
-    """Return the videos that were found as a list. Raises UserError for several: --render takes one."""
+    """Return the videos that were found as a list. Raises UserError for several."""
     found = list(found)
     if len(found) > 1:
         raise UserError(
-            f"{options.render}: one file, and {len(found)} videos in {options.videos[0]}; "
-            "give --render one of them"
+            f"{options.render or options.cam_maps}: one file, and {len(found)} videos in "
+            f"{options.videos[0]}; give --{'render' if options.render else 'cam_maps'} one of them"
         )
     return found
 
@@ -104,17 +111,21 @@ def video_clips(path, clip, options):
 class Labels:
     """Prints the labels of each video, and writes it again with them."""
 
-    def __init__(self, network, options):
-        self.network, self.options = network, options
+    def __init__(self, network, options, cam=None):
+        self.network, self.options, self.cam, self.looked_at = network, options, cam, None
         if network.class_names is None:
             note(f"{options.resume_path}: has no class names; its classes are given by number, from 0")
 
     def of(self, clips):
         """Return a video's clips, its labels and those of each frame."""
         network, options, protocol = self.network, self.options, self.options.protocol
+        score, noting_windows = network.score, iter
+        if self.cam is not None:
+            looked_at = LookedAt(score, self.cam, network.clip, protocol.inference_crop)
+            self.looked_at, score, noting_windows = looked_at, looked_at.score, looked_at.noting_windows
         return clips, *label_video(
             clips,
-            clips.scored(network.score, protocol.inference_batch_size),
+            noting_windows(clips.scored(score, protocol.inference_batch_size)),
             network.class_names,
             protocol.output_topk,
             options.timeline,
@@ -127,8 +138,12 @@ class Labels:
         print(json.dumps(result) if options.json else "\n".join(result_lines(result)), flush=True)
         if options.render:
             texts = [item and f"{item['label']} {item['score']:.2f}" for item in frame_labels]
-            write_labelled_video(clips.path, options.render, texts, clips.frame_rate, clips.fps)
+            heat_at = self.looked_at.at if options.cam else None
+            write_labelled_video(clips.path, options.render, texts, clips.frame_rate, clips.fps, heat_at)
             note(f"{options.render}: written, {len(texts)} frames")
+        if options.cam_maps:
+            self.looked_at.write(options.cam_maps, self.network.class_names)
+            note(f"{options.cam_maps}: written, the maps of {result['n_clips']} clips")
 
     def finish(self):
         """Everything is printed already."""
