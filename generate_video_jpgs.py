@@ -9,16 +9,17 @@ second run decodes what is missing. `--check` reads all frames of a finished fol
 again what is damaged. `--flow` writes optical flow instead of pixels, as `datasets/flow.py` says.
 """
 import contextlib
-import csv
-import io
 import os
-import statistics
 
 from opts import generate_options
 from run.console import UserError, first_names, note, progress_bar, run_script
 
 if __name__ == "__main__":
     OPTIONS = generate_options()  # before PyAV, so that --help answers at once
+
+import csv
+import io
+import statistics
 
 from datasets.annotation import SUBSETS, annotation_json, note_only_class, read_annotation
 from datasets.extraction import (
