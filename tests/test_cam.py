@@ -137,8 +137,10 @@ def test_predict_draws_and_writes_the_maps(tmp_path, run_script):
     with av.open(str(tmp_path / "out.mp4")) as container:
         drawn = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     redness = (drawn[..., 0].astype(int) - drawn[..., 2]) - (frames[..., 0].astype(int) - frames[..., 2])
-    t, y, x = np.unravel_index(redness.argmax(), redness.shape)
-    assert discs.any(0)[y, x] and discs[max(0, t - 2) : t + 3].any() and redness.max() > 60
+    # Means of 8 x 8 pixels: one alone may be what the video's compression makes of the disc's edge.
+    means = redness.reshape(16, 12, 8, 16, 8).mean((2, 4))
+    t, row, column = np.unravel_index(means.argmax(), means.shape)
+    assert discs.any(0)[8 * row + 4, 8 * column + 4] and discs[t].any() and means.max() > 60
     assert np.abs(redness[:, 30:, :14]).mean() < 12  # outside of the crop
     with np.load(tmp_path / "maps.npz") as file:
         assert file["maps"].shape == (1, 8, 12, 12) and file["maps"].max() == 1
