@@ -16,6 +16,7 @@ from test_opts import SCRIPTS
 import opts
 from datasets import annotation, stores
 from model.checkpoint import Metadata
+from report.maps import read_maps
 from run import files
 from run.console import UserError
 
@@ -282,6 +283,11 @@ def test_the_examples_of_the_files_are_read_by_their_readers(tmp_path):
     results = annotation.read_results(tmp_path / "val.json")
     found, why_not = annotation.read_run(tmp_path / "val.json", results)
     assert found, why_not
+
+    (text,) = json_after("`val_cam.json`")
+    (tmp_path / "val_cam.json").write_text(text)
+    found, why_not = read_maps(tmp_path / "val_cam.json", {"v_Archery_g01_c01": "Bowling"})
+    assert found and not why_not
 
 
 def test_an_example_with_a_mistake_is_refused(tmp_path):
