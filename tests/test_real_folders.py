@@ -203,7 +203,7 @@ def test_one_file_name_in_two_classes_goes_through_every_stage(videos_path, run_
     code, _, err = run_script("test.py", *data, "--n_threads", 0)
     assert code == 0 and "training videos of this checkpoint" not in err, err
     results = json.loads((root / "results/val.json").read_text())["results"]
-    assert list(results) == annotation.subsets["validation"].keys
+    assert list(results) == list(annotation.subsets["validation"].keys)
     report = ["--report", "--video_path", root / "jpg"]
     code, out, err = run_script("eval_accuracy.py", root / "jpg.json", root / "results/val.json", *report)
     assert code == 0 and "number of result: 4" in out, err
