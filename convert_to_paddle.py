@@ -49,8 +49,9 @@ def convert(torch_path, given, key, is_verified):
     state_dict = {name: tensor.float() for name, tensor in state_dict.items()}
     weights = from_torch({name: tensor.numpy() for name, tensor in state_dict.items()})
     shapes = {name: tuple(array.shape) for name, array in weights.items()}
-    found = released_as(shapes, state_dict, torch_path.name) if text is None else []
-    metadata = described(shapes, text, found, given)
+    network = networks.recognise(shapes)
+    found = released_as(network, state_dict, torch_path.name) if text is None else []
+    metadata = described(network, shapes, text, found, given)
     spec = metadata.network
     net = networks.empty(spec)
     load_weights(net, weights)
@@ -70,13 +71,12 @@ def convert(torch_path, given, key, is_verified):
     return net, metadata, text is None and not (found or given.network or given.clip)
 
 
-def released_as(shapes, state_dict, file_name):
-    """Return the `Released` that weights may be, the likeliest first; [] for others."""
-    network = networks.recognise(shapes)
+def released_as(network, state_dict, file_name):
+    """Return the `Released` that weights of a network may be, the likeliest first; [] for others."""
     of_row = lambda row: networks.checked(
         NetworkSpec(row.model, {**row.arguments, "n_classes": row.n_classes}), row.file
     )
-    candidates = [row for row in released_files() if of_row(row) == network]
+    candidates = [row for row in released_files() if row.model == network.name and of_row(row) == network]
     is_counted = any(name.endswith("num_batches_tracked") for name in state_dict)
     return choose(candidates, is_counted, file_name)
 
@@ -96,11 +96,11 @@ def print_released(found, clip):
         note(f"its tensors may also be those of {others[0].file}; if so, convert with {options}")
 
 
-def described(shapes, text, found, given):
+def described(network, shapes, text, found, given):
     """Return the metadata of weights: what their file says, else what the released ones are; what is given
-    counts more than either.
+    counts more than either. `network` is the one that their names and shapes show.
     """
-    metadata = Metadata(networks.recognise(shapes))
+    metadata = Metadata(network)
     if found:
         metadata = replace(metadata, clip=found[0].clip, class_names=found[0].class_names())
     if text is not None:

@@ -59,7 +59,8 @@ def main(options):
     if options.save:
         for name, value in ((f"top{options.k}", accuracy), (f"top{options.k}_mean_class", of_classes)):
             atomic_write(options.result_path.with_name(f"{name}.txt"), f"{value}\n")
-    note_views(options.result_path, results)
+    run = read_run(options.result_path, results)
+    note_views(options.result_path, run[0])
     if options.compare:
         other = read_results(options.compare)
         check_results(other, annotation, options.subset, options.k, options.compare)
@@ -76,18 +77,17 @@ def main(options):
             sep="\n",
         )
     if options.report:
-        write_report(annotation, results, options)
+        write_report(annotation, results, run, options)
 
 
-def note_views(path, results):
-    """Note how many views a video was scored by, if that is not the reference's way."""
-    run, _ = read_run(path, results)
+def note_views(path, run):
+    """Note how many views a video was scored by, if that is not the reference's way; None if unknown."""
     views = Protocol.from_json((run or {}).get("protocol", {}), path).views
     if views:
         note(f"{path}: scored by {views} a video")
 
 
-def write_report(annotation, results, options):
+def write_report(annotation, results, run, options):
     """Write report.html beside the results, and say so in a note: stdout keeps its lines."""
     from report.page import report_html
     from report.provenance import last_header
@@ -100,7 +100,7 @@ def write_report(annotation, results, options):
             samples,
             results,
             source=f"{options.result_path} against {options.ground_truth_path}, subset {options.subset}",
-            run=read_run(options.result_path, results),
+            run=run,
             training=last_header(options.result_path.with_name("train.jsonl")),
             curves_path=options.result_path.with_name("curves.png"),
             frames_path=options.video_path,

@@ -78,7 +78,7 @@ def extract(path, store, folder, allow_partial=False):
 
 def _write_frames(video, write, spec, allow_partial):
     n_frames, partial = 0, None
-    encoder = (_FlowEncoder if spec.modality == "flow" else _RgbEncoder)(video, spec)
+    encoder = _encoder(video, spec)
     try:
         for frame, n_copies in video.frames(spec.fps):
             for content in encoder.add(frame, n_copies):
@@ -143,6 +143,10 @@ class _FlowEncoder(_RgbEncoder):
         return luma_of(frame, self.spec.size, self.reformatters, self.video.sides)
 
 
+def _encoder(video, spec):
+    return (_FlowEncoder if spec.modality == "flow" else _RgbEncoder)(video, spec)
+
+
 def sample_size(path, store, n_frames=25):
     """Return how many bytes on disk a video's frames will take, and how many frames, by its first ones."""
     n_claimed, taken, spec = 0, [], store.spec
@@ -150,7 +154,7 @@ def sample_size(path, store, n_frames=25):
         file_status(path)
         with open_video(path) as video:
             n_claimed = video.n_claimed(spec.fps)
-            encoder = (_FlowEncoder if spec.modality == "flow" else _RgbEncoder)(video, spec)
+            encoder = _encoder(video, spec)
             contents = (content for frame, _ in video.frames(spec.fps) for content in encoder.add(frame, 1))
             for content in itertools.islice(contents, n_frames):
                 n_bytes = len(content)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.annotation import default_folder, is_safe_name
+from datasets.samples import default_folder, is_safe_name
 from datasets.sources import SourceVideo
 from datasets.stores import JOURNAL
 from run.console import UserError, first_names, note, working
@@ -30,7 +30,7 @@ class Missing(NamedTuple):
 class Lists:
     """What lists say: `class_names` in the order of their indices, and `(class name, subset)` of each video.
 
-    A video is called by its file name without suffix, or as `find_listed` is told.
+    The name of a video is its file name without suffix, or what `name_of` of `find_listed` makes of it.
     """
 
     def __init__(self):

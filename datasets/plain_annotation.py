@@ -70,7 +70,7 @@ def _entries(file, text, position):
     """Yield the match of each entry; None, as the last, if there is anything else."""
     while True:
         entry = _ENTRY.match(text, position)
-        # An entry at the end of the piece may go on in the next one.
+        # An entry at the end of the piece may continue in the next one.
         is_short = entry.end() == len(text) if entry else len(text) - position < _LONGEST_ENTRY
         more = file.read(_PIECE) if is_short else b""
         if more:

@@ -1,5 +1,4 @@
 """Groups of options that several parsers of `opts.py` share."""
-
 from run import registry
 from run.arguments import pattern, take_given
 from run.kinds import Kind

@@ -23,7 +23,7 @@ def shapes_of(row):
 def found(row, file_name, is_counted=None):
     is_counted = row.is_counted if is_counted is None else is_counted
     names = [COUNTER] if is_counted else []
-    return [each.file for each in released_as(shapes_of(row), names, file_name)]
+    return [each.file for each in released_as(networks.recognise(shapes_of(row)), names, file_name)]
 
 
 @pytest.mark.parametrize("row", FILES.values(), ids=FILES)
@@ -69,13 +69,14 @@ def test_weights_trained_by_somebody_are_taken_for_no_release():
 
 def test_64_frames_are_told_by_the_name_and_asked_for_without():
     row = FILES["resnext-101-64f-kinetics.pth"]
-    shapes, given = shapes_of(row), Given()
-    files = released_as(shapes, [], row.file)
-    clip = described(shapes, None, files, given).clip
+    shapes = shapes_of(row)
+    network = networks.recognise(shapes)
+    files = released_as(network, [], row.file)
+    clip = described(network, shapes, None, files, Given()).clip
     assert (clip.sample_duration, clip.mean_dataset, clip.scale) == (64, "2018", 1.0)
-    files = released_as(shapes, [], "weights.pth")
+    files = released_as(network, [], "weights.pth")
     assert [each.sample_duration for each in files] == [16, 64]
-    clip = described(shapes, None, files, Given(clip={"sample_duration": 64})).clip
+    clip = described(network, shapes, None, files, Given(clip={"sample_duration": 64})).clip
     assert (clip.sample_duration, clip.mean_dataset) == (64, "2018")
 
 
