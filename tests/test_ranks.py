@@ -151,7 +151,7 @@ def ranks_of(root):
 
 # train.py with steps of more than a second: longer than the launcher takes to repeat its SIGTERM.
 SLOW_TRAINING = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 sys.path.insert(0, {root!r})
 import train
 from opts import train_options
@@ -159,7 +159,7 @@ from run.console import run_script
 
 step = train.Trainer.step
 def slow_step(*arguments):
-    pathlib.Path("at_work").touch()
+    pathlib.Path("at_work" + os.environ["PADDLE_TRAINER_ID"]).touch()
     time.sleep(1.2)
     return step(*arguments)
 train.Trainer.step = slow_step
@@ -221,7 +221,8 @@ def test_a_signal_saves_and_a_killed_process_ends_all_and_both_go_on(small_set):
     process = start(
         small_set / "slow_training.py", *common, "--checkpoint_steps", 0, "--n_epochs", 12, cwd=small_set
     )
-    wait_for(small_set / "at_work", process)
+    for rank in range(2):  # one that still prepares has nothing to save, and ends at once
+        wait_for(small_set / f"at_work{rank}", process)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=90)
     assert process.returncode != 0
